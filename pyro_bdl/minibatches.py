@@ -1,0 +1,353 @@
+"""Minibatches, and what they tell the model's data plate.
+
+A `Minibatches` turns tensors, a `DataLoader` or any iterable of batches into a stream of `Batch`es whose place can be
+saved and restored. `SubsampleIndices` tells the plate of the model (`pyro.plate("data", size=N, subsample_size=B)`)
+which data points the batch holds, instead of letting Pyro draw a permutation of all N at each step, and refuses a plate
+whose numbers are not those of the data.
+"""
+
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any, NamedTuple
+
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from pyro_bdl.errors import InputError
+
+Data = Tensor | tuple[Tensor, ...] | Iterable[Any]
+
+
+class Batch(NamedTuple):
+    """The positional arguments of one model call, and which data points they are (`None`: not known)."""
+
+    args: tuple[Tensor, ...]
+    indices: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        """The number of data points B."""
+        return len(self.args[0])
+
+
+class Minibatches:
+    """Batches of a data set, epoch after epoch, in an order that a saved state restores exactly.
+
+    Args:
+        data: a tensor or a *tuple* of tensors with the same first dimension N, from which batches of `batch_size` are
+            drawn without replacement, newly shuffled each epoch; or a `torch.utils.data.DataLoader`; or any other
+            iterable of batches that can be gone through more than once (a *list* of tuples, say). Each batch of an
+            iterable is a tensor or a tuple or list of tensors, the positional arguments of the model.
+        batch_size: B, for tensors only; at most N. Default: all of the data.
+        size: N, for an iterable whose size is not known otherwise (a `DataLoader` knows its own).
+        shuffle: a new order each epoch; for tensors only.
+        drop_last: leave out the N mod B points that remain at an epoch's end (others each time, if shuffled), so that
+            each batch has B points; for tensors only. Default: they are a batch of their own.
+        generator: the source of the order. Default: a new one, seeded from torch's global generator at the first use,
+            so that `pyro.set_rng_seed` decides the order, and drawing batches moves the global generator only once.
+        device: where batches are put. Default: where they are.
+
+    Raises:
+        InputError: empty data, first dimensions that differ, floating-point tensors with NaN or infinity, an iterator
+            that can be used only once, a batch that is not made of tensors.
+
+    >>> x, y = torch.arange(10.0), torch.arange(10)
+    >>> batches = Minibatches((x, y), batch_size=4, shuffle=False)
+    >>> [batch.indices.tolist() for batch in batches]
+    [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    >>> batches.size, batches.batches_per_epoch
+    (10, 3)
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        *,
+        batch_size: int | None = None,
+        size: int | None = None,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.shuffle, self.drop_last, self.device = shuffle, drop_last, device
+        self._generator = generator
+        self._tensors = _as_tensors(data)
+        if self._tensors is not None:
+            self._tensors = tuple(t if device is None else t.to(device) for t in self._tensors)
+            n = _check_tensors(self._tensors)
+            if size not in (None, n):
+                raise InputError("size", expected=f"{n}, the data's first dimension", got=str(size))
+            if batch_size is not None and batch_size < 1:
+                raise InputError("batch_size", expected="at least 1", got=str(batch_size))
+            self.size: int | None = n
+            self.batch_size: int | None = min(batch_size or n, n)
+        else:
+            if batch_size is not None:
+                raise InputError("batch_size", expected="None for an iterable of batches", got=str(batch_size))
+            _check_iterable(data)
+            self._iterable: Iterable[Any] = data
+            self.size, self.batch_size = _iterable_size(data, size), None
+        self.epoch, self._position = 0, 0
+        self._order: Tensor | None = None
+        self._order_state: Tensor | None = None
+        self._iterator: Iterator[Any] | None = None
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        """How many batches an epoch has, if that is known."""
+        if self._tensors is None:
+            return len(self._iterable) if isinstance(self._iterable, Sized) else None
+        assert self.size is not None
+        assert self.batch_size is not None
+        whole, rest = divmod(self.size, self.batch_size)
+        return whole if self.drop_last or rest == 0 else whole + 1
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches that are left of the current epoch; after the last one `epoch` counts up."""
+        while (batch := self._next_in_epoch()) is not None:
+            yield batch
+
+    def next(self) -> Batch:
+        """One more batch; after the last one of an epoch, the first of the next."""
+        batch = self._next_in_epoch()
+        if batch is None:
+            batch = self._next_in_epoch()
+        if batch is None:
+            raise InputError("data", expected="at least one batch an epoch", got="none")
+        return batch
+
+    def restart(self, generator: torch.Generator | None = None) -> None:
+        """Go back to epoch 0, with a new order from `generator` (default: seeded anew from torch's global one)."""
+        self._generator = generator
+        self.epoch = 0
+        self._begin_again()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the stream: epoch, batches already given in it, and the generator's state at its start."""
+        order_state = self._order_state
+        if order_state is None and self._own_generator is not None:
+            order_state = self._own_generator.get_state()
+        return {"epoch": self.epoch, "position": self._position, "order_state": order_state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Return to the place that `state_dict` told, for the same data and settings.
+
+        Of an iterable the batches before that place are read again and skipped. The order of a `DataLoader` comes
+        back if it is drawn from its own `generator` or from torch's global one (which is left as it was).
+        """
+        self._begin_again()
+        self.epoch, position, order_state = state["epoch"], state["position"], state["order_state"]
+        if order_state is None:
+            return
+        if self._tensors is not None:
+            self._generator = self._generator or torch.Generator()
+            self._generator.set_state(order_state)
+            self._begin_epoch()
+        else:
+            generator = self._own_generator or torch.default_generator
+            before = generator.get_state()
+            generator.set_state(order_state)
+            self._begin_epoch()
+            assert self._iterator is not None
+            for _ in range(position):
+                next(self._iterator)
+            if generator is torch.default_generator:
+                generator.set_state(before)
+        self._position = position
+
+    @property
+    def _own_generator(self) -> torch.Generator | None:
+        """The source of the order, unless that is torch's global one or not yet made."""
+        if self._tensors is not None:
+            return self._generator
+        generator = getattr(self._iterable, "generator", None)
+        return generator if isinstance(generator, torch.Generator) else None
+
+    def _begin_again(self) -> None:
+        self._position, self._order, self._order_state, self._iterator = 0, None, None, None
+
+    def _begin_epoch(self) -> None:
+        """Fix this epoch's order."""
+        if self._tensors is None:
+            self._order_state = (self._own_generator or torch.default_generator).get_state()
+            self._iterator = iter(self._iterable)
+            return
+        if self._generator is None:
+            self._generator = torch.Generator()
+            self._generator.manual_seed(int(torch.randint(2**62, ())))
+        self._order_state = self._generator.get_state()
+        assert self.size is not None
+        if self.shuffle:
+            order = torch.randperm(self.size, generator=self._generator)
+        else:
+            order = torch.arange(self.size)
+        self._order = order.to(self._tensors[0].device)
+
+    def _next_in_epoch(self) -> Batch | None:
+        if self._order_state is None:
+            self._begin_epoch()
+        batch = self._next_of_iterable() if self._tensors is None else self._next_of_tensors()
+        if batch is None:
+            self.epoch += 1
+            self._begin_again()
+        else:
+            self._position += 1
+        return batch
+
+    def _next_of_tensors(self) -> Batch | None:
+        assert self._tensors is not None
+        assert self._order is not None
+        assert self.batch_size is not None
+        indices = self._order[self._position * self.batch_size : (self._position + 1) * self.batch_size]
+        if len(indices) == 0 or (self.drop_last and len(indices) < self.batch_size):
+            return None
+        return Batch(tuple(t.index_select(0, indices) for t in self._tensors), indices)
+
+    def _next_of_iterable(self) -> Batch | None:
+        assert self._iterator is not None
+        try:
+            item = next(self._iterator)
+        except StopIteration:
+            return None
+        return Batch(_check_batch(item, self.device))
+
+
+class SubsampleIndices(Messenger):
+    """A handler that tells the model's data plate which data points the batch holds.
+
+    Around a model (and guide), for each batch: `handler.set(batch)`, then run the program within `with handler:`.
+    `pyro.plate("data", size=N, subsample_size=B)` then has the batch's indices for its own, and no permutation of
+    all N is drawn. For a batch of unknown indices they are 0 to B - 1, and a model must not use them.
+
+    Args:
+        size: N, the number of data points; `None`: not known, so it is not checked.
+        plate: the name of the data plate. Default: each plate to which a `subsample_size` is given.
+
+    Raises:
+        InputError: by the plate, when its `size` is not N, or its `subsample_size` is not B.
+
+    >>> import pyro
+    >>> handler = SubsampleIndices(size=100)
+    >>> handler.set(Batch((torch.zeros(3),), torch.tensor([7, 70, 42])))
+    >>> with handler, pyro.plate("data", size=100, subsample_size=3) as indices:
+    ...     print(indices.tolist())
+    [7, 70, 42]
+    """
+
+    def __init__(self, *, size: int | None, plate: str | None = None) -> None:
+        super().__init__()
+        self.size, self.plate = size, plate
+        self.answered: set[str] = set()
+        self._length = 0
+        self._indices: Tensor | None = None
+
+    def set(self, batch: Batch) -> None:
+        """The batch with which the program runs next; `answered` then collects the plates that asked for it."""
+        self._length, self._indices = batch.length, batch.indices
+        self.answered.clear()
+
+    def require_plate(self) -> None:
+        """Refuse a program that was run on a part of the data and asked for no plate: it would lack the scale N/B.
+
+        Raises:
+            InputError: no data plate was met since `set`, although the batch is smaller than the data.
+        """
+        if not self.answered and self.size is not None and self._length < self.size:
+            plate = f'"{self.plate}"' if self.plate else "of the data"
+            raise InputError(
+                f"the plate {plate}",
+                expected=f"size={self.size}, subsample_size={self._length}",
+                got="no plate with a subsample_size",
+                remedy="Without it the batch would count as all of the data: observe within "
+                f'pyro.plate("data", size={self.size}, subsample_size=len(x))',
+            )
+
+    def _pyro_sample(self, msg: Message) -> None:
+        fn = msg["fn"]
+        if type(fn) is not _Subsample or msg["done"]:
+            return
+        if (msg["name"] != self.plate) if self.plate is not None else (fn.subsample_size is None):
+            return
+        if self.size is not None and fn.size != self.size:
+            raise InputError(
+                f'the plate "{msg["name"]}"',
+                expected=f"size={self.size}, the number of data points",
+                got=f"size={fn.size}",
+                remedy="" if self.plate else "If this is not the data's plate, name that one with plate=",
+            )
+        if (fn.size if fn.subsample_size is None else fn.subsample_size) != self._length:
+            raise InputError(
+                f'the plate "{msg["name"]}"',
+                expected=f"subsample_size={self._length}, the number of data points in the batch",
+                got=f"subsample_size={fn.subsample_size}",
+                remedy="" if self.plate else "If this is not the data's plate, name that one with plate=",
+            )
+        if self._indices is None:
+            self._indices = torch.arange(self._length)
+        msg["value"], msg["done"] = self._indices, True
+        self.answered.add(str(msg["name"]))
+
+
+def _as_tensors(data: Data) -> tuple[Tensor, ...] | None:
+    """Data that are tensors, as a tuple; `None` for an iterable of batches."""
+    if isinstance(data, Tensor):
+        return (data,)
+    if isinstance(data, tuple) and data and all(isinstance(t, Tensor) for t in data):
+        return data
+    return None
+
+
+def _check_tensors(tensors: tuple[Tensor, ...]) -> int:
+    lengths = _lengths(tensors)
+    for position, tensor in enumerate(tensors):
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            where = (~torch.isfinite(tensor)).nonzero()[0].tolist()
+            bad = float(tensor[tuple(where)])
+            raise InputError(f"data[{position}]", expected="finite numbers", got=f"{bad} at {where}")
+    return lengths
+
+
+def _lengths(tensors: tuple[Tensor, ...]) -> int:
+    for position, tensor in enumerate(tensors):
+        if tensor.dim() == 0:
+            raise InputError(f"data[{position}]", expected="a first dimension that counts data points", got="a number")
+    lengths = [len(t) for t in tensors]
+    if len(set(lengths)) > 1:
+        raise InputError("data", expected="tensors with the same first dimension", got=f"first dimensions {lengths}")
+    if lengths[0] == 0:
+        raise InputError("data", expected="at least one data point", got="none")
+    return lengths[0]
+
+
+def _check_batch(item: Any, device: torch.device | str | None) -> tuple[Tensor, ...]:
+    batch = (item,) if isinstance(item, Tensor) else tuple(item) if isinstance(item, (tuple, list)) else ()
+    if not batch or not all(isinstance(t, Tensor) for t in batch):
+        raise InputError("a batch", expected="a tensor, or a tuple or list of tensors", got=type(item).__name__)
+    _lengths(batch)
+    return batch if device is None else tuple(t.to(device) for t in batch)
+
+
+def _check_iterable(data: Any) -> None:
+    if not isinstance(data, Iterable):
+        raise InputError(
+            "data", expected="tensors, a DataLoader or an iterable of batches", got=f"a {type(data).__name__}"
+        )
+    if isinstance(data, Iterator):
+        raise InputError(
+            "data",
+            expected="an iterable that can be gone through once an epoch",
+            got=f"an iterator ({type(data).__name__})",
+            remedy="Hand over a list of batches, or an object whose __iter__ begins anew",
+        )
+    if isinstance(data, Sized) and len(data) == 0:
+        raise InputError("data", expected="at least one batch", got="none")
+
+
+def _iterable_size(data: Any, size: int | None) -> int | None:
+    if size is None and isinstance(data, DataLoader) and isinstance(data.dataset, Sized):
+        return len(data.dataset)
+    return size
