@@ -41,5 +41,9 @@ class CorruptFileError(InputError):
     """A file is damaged, truncated, or not of the kind expected; nothing of it was used."""
 
 
+class FileUnavailableError(BDLError, OSError):
+    """A file is not here and could not be fetched; the message says why and where to put it by hand."""
+
+
 class NumericalError(BDLError, ArithmeticError):
     """A loss, gradient or state became NaN or infinite; the message names the site and the step."""
