@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from pyro_bdl.errors import InputError
@@ -51,6 +50,7 @@ class Standardizer:
         mean: of each column, shape of one example.
         scale: the standard deviation (divisor N) of each column, and 1 where the column is constant.
 
+    >>> import torch
     >>> x = torch.tensor([[1.0, 5.0], [3.0, 5.0]])
     >>> Standardizer.fit(x)(x)
     tensor([[-1.,  0.],
@@ -64,19 +64,22 @@ class Standardizer:
     def fit(cls, x: Tensor) -> "Standardizer":
         """The map that gives `x` (N, ...) mean 0 and standard deviation 1 in each column that is not constant.
 
-        Moments are taken in float64 and rounded to the type of `x`.
+        Moments are taken in float64 and rounded to the type of `x`. A deviation that rounds to 0 counts as constant.
 
         Raises:
-            InputError: `x` is empty, not of a floating type, or not finite.
+            InputError: `x` is empty, not of a floating type, or not finite; or its range is not.
         """
         if not x.is_floating_point() or x.ndim == 0 or len(x) == 0 or not bool(x.isfinite().all()):
             got = f"shape {tuple(x.shape)}, {x.dtype}" + (", not finite" if x.numel() else "")
             raise InputError("x", expected="a finite floating tensor with at least one row", got=got)
         exact = x.double()
-        constant = exact.amax(0) == exact.amin(0)
-        mean = torch.where(constant, exact[0], exact.mean(0)).to(x.dtype)
-        scale = exact.std(0, correction=0).to(x.dtype)
-        return cls(mean, torch.where(constant | (scale == 0), torch.ones_like(scale), scale))
+        low, span = exact.amin(0), exact.amax(0) - exact.amin(0)
+        unit = (exact - low) / span.where(span > 0, 1.0)  # in [0, 1], so that no square under- or overflows
+        mean = (low + span * unit.mean(0)).to(x.dtype)
+        scale = (span * unit.std(0, correction=0)).to(x.dtype)
+        if not bool(scale.isfinite().all()):
+            raise InputError("x", expected="columns whose range is finite", got=f"a range of {float(span.max())}")
+        return cls(mean, scale.where(scale > 0, 1.0))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Standardised values of `x` (..., shape of one example)."""

@@ -4,6 +4,7 @@ Every reader takes bytes that are already in memory, writes nothing to disk, run
 answers whatever is damaged or not as expected with `CorruptFileError`.
 """
 
+import gzip
 import hashlib
 import io
 import math
@@ -128,7 +129,8 @@ def read_gzipped_tar(data: bytes, sizes: Mapping[str, int], *, what: str) -> dic
     """
     found: dict[str, bytes] = {}
     most = 2 * sum(sizes.values()) + 1_000_000
-    with _damage_in(what), tarfile.open(fileobj=io.BytesIO(data), mode="r|gz") as archive:
+    unpacked = gzip.GzipFile(fileobj=io.BytesIO(data))  # tarfile's own unpacking has no limit within a block
+    with _damage_in(what), unpacked, tarfile.open(fileobj=unpacked, mode="r|") as archive:
         for member in archive:
             if member.offset_data + member.size > most:
                 raise CorruptFileError(what, expected=f"at most {most} bytes unpacked", got="more")

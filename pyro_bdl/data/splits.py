@@ -30,7 +30,7 @@ def held_out(
     rows = np.arange(len(y))
     if size == 0:
         return rows, rows[:0]
-    fewest = len(np.unique(y)) if stratify else 1
+    fewest = max(1, len(np.unique(y)) if stratify else 1)
     if not fewest <= size <= len(y) - fewest:
         expected = f"0, or between {fewest} and {len(y) - fewest}" if len(y) >= 2 * fewest else "0"
         raise InputError(what, expected=f"{expected} of the {len(y)} examples", got=str(size))
