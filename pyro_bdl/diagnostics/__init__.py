@@ -1,0 +1,6 @@
+"""Looking at a posterior: ArviZ, pointwise log-likelihoods, calibration, out-of-distribution scores, figures."""
+
+from pyro_bdl.diagnostics.arviz import from_arrays, from_pyro, from_pyro_svi
+from pyro_bdl.diagnostics.draws import guide_draws, mcmc_draws
+from pyro_bdl.diagnostics.pointwise import pointwise_log_likelihood
+from pyro_bdl.diagnostics.prediction import predict, predict_locally
