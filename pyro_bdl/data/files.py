@@ -81,7 +81,7 @@ class Store:
         inside = self._inside(path)
         if not self.has(path):
             raise FileUnavailableError(
-                f"{inside} is not there, and there is no pinned download of it: put the file there. Source: {source}"
+                f"{inside} is not there, and there is no pinned download of it: put it there. Source: {source}"
             )
         return self._read(inside, at_most=at_most)
 

@@ -57,18 +57,23 @@ def read_gzipped_idx(data: bytes, shape: tuple[int, ...], *, what: str) -> np.nd
     """
     stream = zlib.decompressobj(_GZIP)
     header_size = 4 + 4 * len(shape)
-    with _damage_in(what):
+    with damage_in(what):
         header = stream.decompress(data, header_size)
     expected = struct.pack(f">4B{len(shape)}I", 0, 0, 8, len(shape), *shape)
     if header != expected:
         raise CorruptFileError(what, expected=f"the idx header of a {shape} array of bytes", got=_shown(header))
     count = math.prod(shape)
-    with _damage_in(what):
+    with damage_in(what):
         payload = stream.decompress(stream.unconsumed_tail, count + 1)
     if len(payload) != count or not stream.eof or stream.unused_data:
         got = f"more than {count}" if len(payload) > count else f"{len(payload)}, or bytes after the end"
         raise CorruptFileError(what, expected=f"{count} bytes of elements and the end of the file", got=got)
     return np.frombuffer(payload, np.uint8).reshape(shape)
+
+
+def npz_limit(specs: Mapping[str, ArraySpec]) -> int:
+    """The most bytes that an npz file with these arrays can sensibly have, however badly it is packed."""
+    return 2 * sum(spec.nbytes for spec in specs.values()) + 1_000_000
 
 
 def read_npz(data: bytes, specs: Mapping[str, ArraySpec], *, what: str) -> dict[str, np.ndarray]:
@@ -87,7 +92,7 @@ def read_npz(data: bytes, specs: Mapping[str, ArraySpec], *, what: str) -> dict[
     Raises:
         CorruptFileError: no npz, other arrays, other types or shapes, truncated, a wrong CRC.
     """
-    with _damage_in(what), zipfile.ZipFile(io.BytesIO(data)) as archive:
+    with damage_in(what), zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         if sorted(members) != sorted(specs) or len(archive.infolist()) != len(specs):
             raise CorruptFileError(what, expected=f"the arrays {sorted(specs)}", got=str(sorted(members))[:200])
@@ -130,7 +135,7 @@ def read_gzipped_tar(data: bytes, sizes: Mapping[str, int], *, what: str) -> dic
     found: dict[str, bytes] = {}
     most = 2 * sum(sizes.values()) + 1_000_000
     unpacked = gzip.GzipFile(fileobj=io.BytesIO(data))  # tarfile's own unpacking has no limit within a block
-    with _damage_in(what), unpacked, tarfile.open(fileobj=unpacked, mode="r|") as archive:
+    with damage_in(what), unpacked, tarfile.open(fileobj=unpacked, mode="r|") as archive:
         for member in archive:
             if member.offset_data + member.size > most:
                 raise CorruptFileError(what, expected=f"at most {most} bytes unpacked", got="more")
@@ -176,8 +181,8 @@ def require_digest(got: str, expected: str, *, what: str, remedy: str = "") -> N
 
 
 @contextmanager
-def _damage_in(what: str) -> Iterator[None]:
-    """Whatever a decoder makes of damaged bytes becomes `CorruptFileError`."""
+def damage_in(what: str) -> Iterator[None]:
+    """Whatever a decoder raises at damaged bytes, within the block, becomes a `CorruptFileError` about `what`."""
     try:
         yield
     except CorruptFileError:

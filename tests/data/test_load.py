@@ -206,6 +206,35 @@ def test_table_with_standard_splits(tmp_path: Path, split: int, dtype: torch.dty
     assert rows(data, "train") == sorted(rows(default, "train") + rows(default, "validation"))
 
 
+def test_a_table_from_its_published_text_files(tmp_path: Path) -> None:
+    small = small_table()
+    small.write(tmp_path / "npz")
+    small.write_text(tmp_path / "text")
+    one, other = (load_record(small.record, local(tmp_path / layout), split=1) for layout in ("npz", "text"))
+    assert all(same(one, other, part) for part in PARTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "error"),
+    [
+        ("data", b"1 2 3\n4 5\n", "data.txt: expected a whole file"),
+        ("data", b"import os", "data.txt: expected a whole file"),
+        ("data", b"\xff\xfe", "data.txt: expected a whole file"),
+        ("index_target", b"2", "sha256"),
+        ("index_target", b"99", "expected a whole file"),
+        ("index_features", b"0 3 99", "expected a whole file"),
+        ("index_test_1", b"0 1 2", "expected a whole file"),
+        ("index_test_1", b"0 1 2 3", "sha256"),
+    ],
+)
+def test_other_text_files_are_refused(tmp_path: Path, name: str, text: bytes, error: str) -> None:
+    small = small_table()
+    small.write_text(tmp_path)
+    put(tmp_path, f"uci/small/data/{name}.txt", text)
+    with pytest.raises(CorruptFileError, match=error):
+        load_record(small.record, local(tmp_path))
+
+
 @pytest.mark.parametrize("array", ["X", "y", "train_idx", "test_idx"])
 def test_a_table_must_have_the_pinned_content(tmp_path: Path, array: str) -> None:
     small = small_table()
