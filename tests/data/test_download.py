@@ -66,6 +66,13 @@ def test_a_redirection_to_https_is_followed(tmp_path: Path) -> None:
     assert path.read_bytes() == BODY
 
 
+@pytest.mark.parametrize("progress", [True, False])
+def test_the_bar_is_shown_if_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str], progress: bool) -> None:
+    download(FILE, tmp_path, progress=progress, open_url=https_opener(FakeHttps({URL: Reply(BODY)})).open)
+    shown = capsys.readouterr().err
+    assert (FILE.path in shown and "100%" in shown) if progress else shown == ""
+
+
 def test_the_next_source_is_tried_and_every_reason_is_told(tmp_path: Path) -> None:
     mirrors = ("https://a.example.org/f", "https://b.example.org/f", "https://c.example.org/f")
     file = pinned("set/file.gz", BODY, urls=mirrors)
