@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from pyro_bdl.diagnostics.conversion import Collector, Functions, Groups, as_numpy
-from pyro_bdl.diagnostics.draws import guide_draws, mcmc_draws, sampler_statistics
+from pyro_bdl.diagnostics.draws import guide_draws, mcmc_data, mcmc_draws, sampler_statistics
 from pyro_bdl.errors import InputError
 
 Container = Literal["inference_data", "datatree"]
@@ -66,7 +66,7 @@ def from_pyro(
         pred_dims: the same for `predictions`, which may have other lengths; ArviZ's default names otherwise.
         index_origin: the first value of default coordinates; ArviZ's own default, 0.
         thin: keep every thin-th draw only; arrays that are handed in belong to the draws kept.
-        model_args: data to call the model with; the default is what the sampler ran on.
+        model_args: data to call the model with; the default is what the sampler ran on, tensors if not a loader.
         model_kwargs: keyword arguments likewise.
         batch_size: the most data points to run at once; None for all.
         data_plate: the plate over data points, where a model has more than one that could be it.
@@ -104,7 +104,7 @@ def from_pyro(
     collector = Collector(
         draws={name: value[:, ::thin] for name, value in draws.items()},
         model=getattr(getattr(posterior, "kernel", None), "model", None),
-        args=tuple(getattr(posterior, "_args", None) or ()) if model_args is None else tuple(model_args),
+        args=mcmc_data(posterior) if model_args is None else tuple(model_args),
         kwargs=(getattr(posterior, "_kwargs", None) or {}) if model_kwargs is None else model_kwargs,
         batch_size=batch_size,
         data_plate=data_plate,

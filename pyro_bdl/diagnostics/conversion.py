@@ -36,7 +36,7 @@ class Collector:
     Args:
         draws: the posterior's draws, each (chain, draw, *shape).
         model: the Pyro model; None where there is none, and then nothing is asked of it.
-        args: the model's arguments.
+        args: the model's arguments with the whole data; None if they are not known.
         kwargs: the model's keyword arguments.
         batch_size: the most data points at once.
         data_plate: the plate over data points, where more than one could be it.
@@ -45,7 +45,7 @@ class Collector:
 
     draws: Mapping[str, Tensor]
     model: Program | None = None
-    args: tuple[Any, ...] = ()
+    args: tuple[Any, ...] | None = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int | None = 1024
     data_plate: str | None = None
@@ -90,7 +90,7 @@ class Collector:
 
     def data(self) -> None:
         """What the model observes, and the names of its plates as names of dimensions."""
-        if self.model is None:
+        if self.model is None or self.args is None:
             return
         with private_randomness():
             first = next(each_draw(self.flat))
@@ -167,6 +167,12 @@ class Collector:
         return self.model
 
     def _batches(self) -> Batches:
+        if self.args is None:
+            expected, got = (
+                "the whole data, as the model takes them",
+                "none, and a sampler that had its data in batches",
+            )
+            raise InputError("model_args", expected=expected, got=got)
         if self._plan is None:
             self._plan = plan_batches(
                 self._model("the model"),

@@ -38,6 +38,19 @@ def mcmc_draws(mcmc: Any) -> dict[str, Tensor]:
     return draws
 
 
+def mcmc_data(mcmc: Any) -> tuple[Any, ...] | None:
+    """The positional arguments that the model has for the whole data; None if the sampler had its data in batches.
+
+    A kernel that draws minibatches by itself keeps their source as its attribute `batches`.
+    """
+    args = tuple(getattr(mcmc, "_args", None) or ())
+    batches = getattr(getattr(mcmc, "kernel", None), "batches", None)
+    if batches is None:
+        return args
+    tensors = getattr(batches, "tensors", getattr(batches, "_tensors", None))
+    return None if tensors is None else (*tensors, *args)
+
+
 def guide_draws(
     guide: Callable[..., Any],
     *args: Any,

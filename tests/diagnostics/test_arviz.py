@@ -21,9 +21,13 @@ from torch import Tensor, nn
 from pyro_bdl.diagnostics import arviz as ours
 from pyro_bdl.diagnostics import from_pyro, from_pyro_svi, guide_draws, pointwise_log_likelihood
 from pyro_bdl.errors import InputError
+from pyro_bdl.sgmcmc import SGLD, PolynomialDecay
 
-# Short chains on few data: ArviZ says that a Pareto shape is large, which is not what is tested here.
-pytestmark = pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto distribution")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Estimated shape parameter of Pareto distribution",  # short chains on few data, which is not tested here
+    "ignore:The inplace keyword in DataFrame",  # ArviZ's use of Pandas and Matplotlib, which deprecate it
+    "ignore:Passing a dict or None as alias_mapping",
+)
 
 N, HIDDEN = 12, 3
 CONTAINERS = ["inference_data", "datatree"]
@@ -218,6 +222,36 @@ def test_a_kernel_without_diagnostics(straight_line: MCMC, container: str) -> No
     mcmc._diagnostics = [{}, {}]
     data = from_pyro(mcmc, log_likelihood=True, container=container)
     assert "sample_stats" not in (data.groups() if container == "inference_data" else data.children)
+
+
+@pytest.mark.parametrize("source", ["tensors", "loader", "plate"])
+def test_stochastic_gradient_kernels(source: str, container: str) -> None:
+    def picks(x: Tensor, y: Tensor) -> None:
+        slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", N, subsample_size=4) as rows:
+            pyro.sample("y", dist.Normal(slope * x[rows, 0], 0.3), obs=y[rows])
+
+    data: dict[str, Any] = {
+        "tensors": {"data": (X, Y), "batch_size": 4},
+        "loader": {"data": torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), batch_size=4)},
+        "plate": {},
+    }[source]
+    kernel = SGLD(picks if source == "plate" else line, step_size=PolynomialDecay(a=0.01, b=10.0, gamma=0.5), **data)
+    mcmc = MCMC(kernel, num_samples=30, warmup_steps=5, disable_progbar=True)
+    mcmc.run(*((X, Y) if source == "plate" else ()))
+    if source == "loader":
+        with pytest.raises(InputError, match="model_args"):
+            from_pyro(mcmc, log_likelihood=True, container=container)
+        assert from_pyro(mcmc, container=container)["posterior"]["slope"].shape == (1, 30)
+    options = {"model_args": (X, Y)} if source == "loader" else {}
+    tree = from_pyro(mcmc, log_likelihood=True, container=container, **options)
+    slope = mcmc.get_samples()["slope"]
+    np.testing.assert_allclose(
+        tree["log_likelihood"]["y"][0], dist.Normal(slope[:, None] * X[:, 0], 0.3).log_prob(Y), rtol=1e-4
+    )
+    np.testing.assert_array_equal(tree["observed_data"]["y"], Y)
+    np.testing.assert_array_equal(tree["sample_stats"]["step_size"][0], kernel.sample_stats()["step_size"])
+    assert np.isfinite(tree["sample_stats"]["lp"]).all()
 
 
 def test_weights_left_out_still_give_functions_and_likelihood(nuts: MCMC, container: str) -> None:
