@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
-from pyro_bdl.diagnostics.conversion import Collector, Functions, Groups, as_numpy
+from pyro_bdl.diagnostics.arrays import as_numpy
+from pyro_bdl.diagnostics.conversion import Collector, Functions, Groups
 from pyro_bdl.diagnostics.draws import guide_draws, mcmc_data, mcmc_draws, sampler_statistics
 from pyro_bdl.errors import InputError
 

@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_bdl.diagnostics import evaluation
+from pyro_bdl.diagnostics.arrays import as_numpy
 from pyro_bdl.diagnostics.batching import Batches, plan_batches
 from pyro_bdl.diagnostics.evaluation import Program
 from pyro_bdl.diagnostics.pointwise import (
@@ -183,11 +182,3 @@ class Collector:
                 data_plate=self.data_plate,
             )
         return self._plan
-
-
-def as_numpy(value: Any) -> NDArray[Any]:
-    """A tensor, array or nested list as a NumPy array; bfloat16, which NumPy lacks, as float32."""
-    if isinstance(value, Tensor):
-        value = value.detach().cpu()
-        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-    return np.asarray(value)
