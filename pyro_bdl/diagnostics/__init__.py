@@ -1,5 +1,9 @@
-"""Looking at a posterior: ArviZ, pointwise log-likelihoods, calibration, out-of-distribution scores, figures."""
+"""Looking at a posterior: ArviZ, pointwise log-likelihood, predictions, metrics, figures.
 
+The metrics are in `calibration`, `ood` and `regression`, the figures in `plots`.
+"""
+
+from pyro_bdl.diagnostics import calibration, ood, regression
 from pyro_bdl.diagnostics.arviz import from_arrays, from_pyro, from_pyro_svi
 from pyro_bdl.diagnostics.draws import guide_draws, mcmc_draws
 from pyro_bdl.diagnostics.pointwise import pointwise_log_likelihood
