@@ -28,7 +28,7 @@ class Layout:
         self.slices = {
             name: slice(end - shape.numel(), end) for (name, shape), end in zip(self.shapes.items(), ends, strict=True)
         }
-        self.size = sum(shape.numel() for shape in self.shapes.values())
+        self._lengths = [shape.numel() for shape in self.shapes.values()]
         kinds = {(value.dtype, value.device) for value in values.values()}
         if len(kinds) > 1:
             raise UnsupportedModelError(
@@ -43,82 +43,115 @@ class Layout:
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """The named tensors as parts of a flat one, which they share."""
-        return {name: flat[self.slices[name]].view(shape) for name, shape in self.shapes.items()}
+        parts = flat.split_with_sizes(self._lengths)
+        return {
+            name: part if len(shape) == 1 else part.view(shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
 
 
 class GaussianPriors:
     """The sites whose prior is an independent normal law with fixed numbers: log density and gradient in closed form.
 
-    For a network of Gaussian weights this is a single pass over the flat parameters: grad log N(theta; m, s^2) =
-    (m - theta) / s^2, which is one multiplication where all sites have the same s and m = 0.
+    grad log N(theta; m, s^2) = (m - theta) / s^2. Where m = 0 and neighbouring sites have the same number s, as the
+    weights of a network often have, these sites are one run of the flat parameters: one pass for all.
     """
 
-    def __init__(self, layout: Layout, like: Tensor) -> None:
+    def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._precision = torch.zeros_like(like)
-        self._loc = torch.zeros_like(like)
-        self._seen: dict[str, tuple[Any, ...]] = {}
-        self._log_norms: dict[str, float] = {}
-        self._summarise()
+        self._normals: dict[str, _Normal] = {}
+        self._runs: list[tuple[slice, float]] | None = None
+        self._log_norm = 0.0
 
     def accepts(self, name: str, fn: Any) -> bool:
         """Whether the site's prior is of the kind; if so, its numbers are what is used from now on."""
-        seen = self._seen.get(name)
-        if seen is not None and fn is seen[0] and seen[1]._version == seen[2] and seen[3]._version == seen[4]:
+        known = self._normals.get(name)
+        if known is not None and known.is_current(fn):
             return True
         normal = fn
         while type(normal).__name__ == "Independent":
             normal = normal.base_dist
-        if type(normal).__name__ != "Normal" or not isinstance(normal, torch.distributions.Normal):
+        plain = type(normal).__name__ == "Normal" and isinstance(normal, torch.distributions.Normal)
+        if not plain or normal.loc.requires_grad or normal.scale.requires_grad:
             self.drop(name)
             return False
-        loc, scale = normal.loc, normal.scale
-        if loc.requires_grad or scale.requires_grad:
-            self.drop(name)
-            return False
-        if seen is None or not (_same(seen[1], seen[2], loc) and _same(seen[3], seen[4], scale)):
-            self._set(name, loc, scale)
-        self._seen[name] = (fn, loc, loc._version, scale, scale._version)
+        if known is None or not known.same(fn, normal.loc, normal.scale):
+            self._normals[name] = _Normal(fn, normal.loc, normal.scale, self._layout.shapes[name])
+            self._runs = None
         return True
 
     def drop(self, name: str) -> None:
         """Leave the site's prior to autograd."""
-        if self._seen.pop(name, None) is not None:
-            where = self._layout.slices[name]
-            self._precision[where], self._loc[where] = 0.0, 0.0
-            del self._log_norms[name]
-            self._summarise()
+        if self._normals.pop(name, None) is not None:
+            self._runs = None
 
-    def gradient_(self, position: Tensor, out: Tensor) -> float:
-        """Put the gradient of these priors' log density into `out` (zero for other sites); return the log density."""
-        if not self._seen:
-            out.zero_()
-            return 0.0
-        if self._uniform is not None:
-            torch.mul(position, -self._uniform, out=out)
-        else:
-            torch.mul(position, self._negative_precision, out=out)
-        if not self._centred:
-            out.addcmul_(self._loc, self._precision)
-            return self._constant + 0.5 * float(torch.dot(out, position) - torch.dot(out, self._loc))
-        return self._constant + 0.5 * float(torch.dot(out, position))
+    def add_gradient(self, position: Tensor, out: Tensor) -> float:
+        """Add these priors' gradient at the flat parameters to `out`, of the same shape; return their log density."""
+        if self._runs is None:
+            self._group()
+            assert self._runs is not None
+        log_density = self._log_norm
+        for where, precision in self._runs:
+            whole = where.stop - where.start == len(position)
+            theta, part = (position, out) if whole else (position[where], out[where])
+            part.add_(theta, alpha=-precision)
+            log_density -= 0.5 * precision * float(torch.dot(theta, theta))
+        for name, normal in self._normals.items():
+            if normal.number is None:
+                where = self._layout.slices[name]
+                residual = normal.loc - position[where]
+                gradient = normal.precision * residual
+                out[where].add_(gradient)
+                log_density -= 0.5 * float(torch.dot(residual, gradient))
+        return log_density
 
-    def _set(self, name: str, loc: Tensor, scale: Tensor) -> None:
-        where, shape = self._layout.slices[name], self._layout.shapes[name]
-        scale = scale.expand(shape)
-        self._precision[where] = scale.reshape(-1) ** -2
-        self._loc[where] = loc.expand(shape).reshape(-1)
-        log_scale = float(scale.log().sum(dtype=torch.float64))
-        self._log_norms[name] = -log_scale - 0.5 * math.log(2 * math.pi) * shape.numel()
-        self._seen[name] = ()
-        self._summarise()
+    def _group(self) -> None:
+        """Find the runs, and sum the norms."""
+        self._runs = []
+        for name, where in self._layout.slices.items():
+            number = self._normals[name].number if name in self._normals else None
+            if number is None:
+                continue
+            if self._runs and self._runs[-1][0].stop == where.start and self._runs[-1][1] == number:
+                self._runs[-1] = (slice(self._runs[-1][0].start, where.stop), number)
+            else:
+                self._runs.append((where, number))
+        self._log_norm = math.fsum(normal.log_norm for normal in self._normals.values())
 
-    def _summarise(self) -> None:
-        self._negative_precision = -self._precision
-        self._centred = not bool(self._loc.any())
-        self._constant = math.fsum(self._log_norms.values())
-        first = float(self._precision[0]) if len(self._precision) else 0.0
-        self._uniform = first if bool((self._precision == first).all()) else None
+
+class _Normal:
+    """N(loc, scale^2) of a site, as the program last gave it, for the site's part of the flat parameters.
+
+    Attributes:
+        number: 1 / scale^2 if that is one number and loc is zero, else `None`.
+        loc: of shape (size,).
+        precision: 1 / scale^2, of shape (size,).
+        log_norm: the log density at loc.
+    """
+
+    def __init__(self, fn: Any, loc: Tensor, scale: Tensor, shape: torch.Size) -> None:
+        self._remember(fn, loc, scale)
+        self.loc = loc.detach().expand(shape).reshape(-1)
+        self.precision = scale.detach().expand(shape).reshape(-1) ** -2
+        first = float(self.precision[0]) if len(self.precision) else 0.0
+        self.number = None if self.loc.any() or (self.precision != first).any() else first
+        log_scale = scale.detach().expand(shape).log().sum(dtype=torch.float64)
+        self.log_norm = -float(log_scale) - 0.5 * math.log(2 * math.pi) * shape.numel()
+
+    def is_current(self, fn: Any) -> bool:
+        """Whether `fn` is the distribution last seen, and unchanged."""
+        return fn is self._fn and self._loc._version == self._versions[0] and self._scale._version == self._versions[1]
+
+    def same(self, fn: Any, loc: Tensor, scale: Tensor) -> bool:
+        """Whether another distribution has the same numbers; then it is the one last seen."""
+        if not (_same(self._loc, self._versions[0], loc) and _same(self._scale, self._versions[1], scale)):
+            return False
+        self._remember(fn, loc, scale)
+        return True
+
+    def _remember(self, fn: Any, loc: Tensor, scale: Tensor) -> None:
+        self._fn, self._loc, self._scale = fn, loc, scale
+        self._versions = (loc._version, scale._version)
 
 
 def _same(old: Tensor, version: int, new: Tensor) -> bool:

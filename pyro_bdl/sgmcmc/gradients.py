@@ -13,11 +13,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
+from pyro.distributions import Categorical
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
+from torch.nn.functional import nll_loss
 
 from pyro_bdl.errors import InputError, UnsupportedModelError
 from pyro_bdl.minibatches import Batch, SubsampleIndices
@@ -43,7 +45,7 @@ def random_subset(size: int, subset_size: int, *, device: torch.device | str | N
 
 
 class LogJointGradient:
-    """Gradient of the log joint density of a program at a flat position that is changed in place.
+    """Gradient of the log joint density of a program, as a function of its flat unconstrained parameters.
 
     Sites with an independent normal prior are differentiated in closed form, all others by autograd; latent sites are
     not drawn, and only the densities that are needed are computed.
@@ -51,39 +53,44 @@ class LogJointGradient:
     Args:
         model: the Pyro program.
         sites: its latent sites, in the order of the flat parameters.
-        position: unconstrained values by site.
+        example: unconstrained values by site, for their shapes and dtype.
         plate: what tells the data plate which points a batch holds; `None`: the program chooses its own batch.
 
     Attributes:
-        layout: where each site lies in `position` and `gradient`.
-        position: the flat parameters, to be changed in place between evaluations.
-        gradient: the gradient at the last evaluation, of the same shape.
+        layout: where each site lies in the flat parameters.
+        gradient: the gradient at the last evaluation, of shape (parameters,).
     """
 
     def __init__(
         self,
         model: Callable[..., Any],
         sites: Mapping[str, LatentSite],
-        position: Mapping[str, Tensor],
+        example: Mapping[str, Tensor],
         *,
         plate: SubsampleIndices | None = None,
     ) -> None:
-        self.layout = Layout(position)
-        self.position = self.layout.flatten(position)
-        self.gradient = torch.zeros_like(self.position)
+        self.layout = Layout(example)
+        self.gradient = torch.zeros_like(self.layout.flatten(example))
         self._model, self._plate = model, plate
-        self._parts = list(self.layout.views(self.gradient).values())
-        leaves = self.layout.views(self.position)
-        self._leaves = {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
-        self._leaf_list = list(self._leaves.values())
         self._transformed = [site for site in sites.values() if site.transform is not None]
-        self._priors = GaussianPriors(self.layout, self.position)
+        self._priors = GaussianPriors(self.layout)
         self._messenger = _LogJoint(self._priors)
 
-    def evaluate(self, batch: Batch | None, args: tuple[Any, ...], kwargs: dict[str, Any], *, check: bool) -> float:
+    def evaluate(
+        self,
+        position: Tensor,
+        values: Mapping[str, Tensor],
+        batch: Batch | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        check: bool,
+    ) -> float:
         """Put the gradient at `position` into `gradient`, and return the log joint density.
 
         Args:
+            position: the flat parameters.
+            values: its views by site, `layout.views(position)`.
             batch: the data, whose tensors come before `args`; `None`: the program has its own.
             args: positional arguments of the program.
             kwargs: its keyword arguments.
@@ -94,43 +101,44 @@ class LogJointGradient:
             InputError: observed values or a plate that do not fit.
             UnsupportedModelError: a site that was not there before, or a density without a gradient.
         """
-        with torch.enable_grad():
-            terms = self.terms(batch, args, kwargs, check=check)
-        prior = self._priors.gradient_(self.position, self.gradient)
-        if not terms:
-            return prior
-        total = functools.reduce(torch.add, terms.values())
-        if not total.requires_grad:
-            return prior + float(total)
-        gradients = torch.autograd.grad(total, self._leaf_list, allow_unused=True)
-        for part, gradient in zip(self._parts, gradients, strict=True):
-            if gradient is not None:
-                part.add_(gradient)
-        return prior + float(total.detach())
+        leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
+        terms = self.terms(leaves, batch, args, kwargs, check=check)
+        total = functools.reduce(torch.add, terms.values()) if terms else torch.zeros(())
+        if total.requires_grad:
+            inputs = list(leaves.values())
+            found = torch.autograd.grad(total, inputs, allow_unused=True)
+            torch.cat([_flat(g, v) for g, v in zip(found, inputs, strict=True)], out=self.gradient)
+        else:
+            self.gradient.zero_()
+        return float(total.detach()) + self._priors.add_gradient(position, self.gradient)
 
     def terms(
-        self, batch: Batch | None, args: tuple[Any, ...], kwargs: dict[str, Any], *, check: bool
+        self,
+        unconstrained: Mapping[str, Tensor],
+        batch: Batch | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        check: bool,
     ) -> dict[str, Tensor]:
         """The terms of the log joint density that are left to autograd, by site, each summed and scaled."""
-        messenger = self._messenger
-        terms = messenger.begin(check)
-        values = messenger.values = self._leaves
-        if self._transformed:
-            values = messenger.values = dict(values)
+        messenger, plate = self._messenger, self._plate
+        with torch.enable_grad():
+            terms = messenger.begin(unconstrained, check=check)
             for site in self._transformed:
-                unconstrained = values[site.name]
+                u = unconstrained[site.name]
                 assert site.transform is not None
-                values[site.name] = value = site.transform(unconstrained)
-                terms[f"the Jacobian of {site.name}"] = site.transform.log_abs_det_jacobian(unconstrained, value).sum()
-        if batch is None or self._plate is None:
-            with messenger:
-                self._model(*args, **kwargs)
-        else:
-            self._plate.set(batch)
-            with messenger, self._plate:
-                self._model(*batch.args, *args, **kwargs)
-            if check:
-                self._plate.require_plate()
+                messenger.values[site.name] = value = site.transform(u)
+                terms[f"the Jacobian of {site.name}"] = site.transform.log_abs_det_jacobian(u, value).sum()
+            if batch is None or plate is None:
+                with messenger:
+                    self._model(*args, **kwargs)
+            else:
+                plate.set(batch)
+                with messenger, plate:
+                    self._model(*batch.args, *args, **kwargs)
+                if check:
+                    plate.require_plate()
         if check:
             messenger.require_gradient()
         return terms
@@ -141,16 +149,16 @@ class _LogJoint(Messenger):
 
     def __init__(self, priors: GaussianPriors) -> None:
         super().__init__()
-        self.values: Mapping[str, Tensor] = {}
+        self.values: dict[str, Tensor] = {}
         self._priors = priors
         self._terms: dict[str, Tensor] = {}
         self._observed: list[str] = []
         self._met: set[str] = set()
         self._check = False
 
-    def begin(self, check: bool) -> dict[str, Tensor]:
-        """Forget the last run; the returned dictionary is filled by the next."""
-        self._check, self._terms = check, {}
+    def begin(self, values: Mapping[str, Tensor], *, check: bool) -> dict[str, Tensor]:
+        """Forget the last run; the returned dictionary is filled by the next, with these values of latent sites."""
+        self.values, self._check, self._terms = dict(values), check, {}
         self._observed.clear()
         self._met.clear()
         return self._terms
@@ -199,12 +207,7 @@ class _LogJoint(Messenger):
             if msg["mask"] is None and type(scale) is float and scale == 1.0 and self._priors.accepts(name, fn):
                 return
             self._priors.drop(name)
-        log_prob = fn.log_prob(msg["value"], *msg["args"], **msg["kwargs"])
-        if msg["mask"] is not None:
-            log_prob = scale_and_mask(log_prob, 1.0, msg["mask"])
-        total = log_prob.sum()
-        scale = msg["scale"]
-        self._terms[name] = total if type(scale) is float and scale == 1.0 else total * scale
+        self._terms[name] = _log_prob(fn, msg)
 
     def _meet(self, name: str) -> None:
         if name in self._met:
@@ -216,6 +219,21 @@ class _LogJoint(Messenger):
         fn: Any = msg["fn"]
         if not msg["done"] and fn.subsample_size is not None and fn.subsample_size < fn.size:
             msg["value"], msg["done"] = random_subset(fn.size, fn.subsample_size, device=fn.device), True
+
+
+def _log_prob(fn: Any, msg: Message) -> Tensor:
+    """The sum of a site's log density, scaled and masked."""
+    value, scale, mask = cast(Any, msg["value"]), msg["scale"], msg["mask"]
+    if type(fn) is Categorical and mask is None and type(scale) is float and fn.logits.dim() == 2 and value.dim() == 1:
+        return nll_loss(fn.logits, value.long(), reduction="sum") * -scale  # the same number, in one kernel each way
+    log_prob = fn.log_prob(value, *msg["args"], **msg["kwargs"])
+    if mask is not None:
+        log_prob = scale_and_mask(log_prob, 1.0, mask)
+    return (log_prob * scale).sum() if isinstance(scale, Tensor) else log_prob.sum() * scale
+
+
+def _flat(gradient: Tensor | None, like: Tensor) -> Tensor:
+    return like.new_zeros(like.numel()) if gradient is None else gradient.reshape(-1)
 
 
 def _check_observed(name: str, fn: Any, value: Any) -> None:

@@ -47,6 +47,7 @@ class StochasticGradientKernel(MCMCKernel):
             raise InputError("init", expected="a dictionary of values or a guide", got=type(init).__name__)
         self.model, self.thinning = model, thinning
         self.schedule = Constant(float(step_size)) if isinstance(step_size, (int, float)) else step_size
+        self._default_schedule = step_size is None
         self.batches = _as_minibatches(data, batch_size)
         self.transforms: dict[str, Transform] | None = None
         self._plate, self._init = plate, init
@@ -58,10 +59,11 @@ class StochasticGradientKernel(MCMCKernel):
         self._target: LogJointGradient | None = None
         self._args: tuple[Any, ...] = ()
         self._kwargs: dict[str, Any] = {}
-        self._drawn: dict[str, Tensor] | None = None
+        self._drawn: dict[str, Tensor] = {}
         self._pending: Batch | None = None
         self._warmup_steps = self._calls = self._step = self._checked_steps = 0
         self._step_size = self._log_joint = math.nan
+        self._position = torch.empty(0)
         self._records: list[tuple[float, float]] = []
 
     # What a sampler is -----------------------------------------------------------------------------------------------
@@ -71,8 +73,8 @@ class StochasticGradientKernel(MCMCKernel):
         """Make the sampler's own state for parameters like `position`."""
 
     @abstractmethod
-    def _increment(self, gradient: Tensor, step_size: float) -> Tensor:
-        """The change of the parameters; the kernel adds it if it is finite."""
+    def _next(self, position: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+        """The update equation: the next parameters, in a new tensor."""
 
     # What Pyro's MCMC calls ------------------------------------------------------------------------------------------
 
@@ -101,20 +103,18 @@ class StochasticGradientKernel(MCMCKernel):
         if self._given is not None:
             position = _check_unconstrained(self._given, position)
         self._target = LogJointGradient(self.model, first.sites, position, plate=plate)
-        if self.schedule is None:
-            self._schedule: Schedule = Constant(0.1 / max(first.observations, 1.0))
-        else:
-            self._schedule = self.schedule
+        self._position = self._target.layout.flatten(position)
+        if self._default_schedule:
+            self.schedule = Constant(0.05 / max(first.observations, 1.0))
         self._checked_steps = _batches_of_an_epoch(self.batches, batch)
-        self._begin(self._target.position)
+        self._drawn = self._target.layout.views(self._position)
+        self._begin(self._position)
         self._evaluate(batch, check=True)
 
     @property
     def initial_params(self) -> dict[str, Tensor]:
         """Unconstrained values at which the chain begins; set them before `setup` to choose others."""
-        if self._target is None:
-            return dict(self._given or {})
-        return self._copy()
+        return self._drawn or dict(self._given or {})
 
     @initial_params.setter
     def initial_params(self, params: Mapping[str, Tensor]) -> None:
@@ -127,7 +127,7 @@ class StochasticGradientKernel(MCMCKernel):
             params: unconstrained values by site; the last draw, or others.
 
         Returns:
-            Unconstrained values by site, in tensors of their own.
+            Unconstrained values by site; no later draw changes them.
 
         Raises:
             NumericalError: the log joint density or the update is not finite. The parameters then are still
@@ -136,13 +136,13 @@ class StochasticGradientKernel(MCMCKernel):
         """
         target = self._require_target()
         if params is not self._drawn:
-            target.position.copy_(target.layout.flatten(_check_unconstrained(params, self._copy())))
+            params = _check_unconstrained(params, self._drawn)
+            self._move(target, target.layout.flatten(params))
         for _ in range(self.thinning):
             self._update(target)
         self._calls += 1
         if self._calls > self._warmup_steps:
             self._records.append((self._step_size, self._log_joint))
-        self._drawn = self._copy()
         return self._drawn
 
     def logging(self) -> OrderedDict[str, str]:
@@ -169,7 +169,8 @@ class StochasticGradientKernel(MCMCKernel):
     @property
     def state(self) -> dict[str, Tensor]:
         """The present values by site, constrained, in tensors of their own."""
-        return {name: self._sites[name].constrain(value) for name, value in self._copy().items()}
+        values = self._require_target().layout.views(self._position.clone())
+        return {name: self._sites[name].constrain(value) for name, value in values.items()}
 
     # The chain -------------------------------------------------------------------------------------------------------
 
@@ -203,31 +204,35 @@ class StochasticGradientKernel(MCMCKernel):
         batch, self._pending = self._pending, None
         if batch is None and self.batches is not None:
             batch = self.batches.next()
-        step_size = self._schedule(self._step)
+        assert self.schedule is not None
+        step_size = self.schedule(self._step)
         if not 0 < step_size < math.inf:
             raise InputError(
                 "step_size", expected="a positive finite number", got=f"{step_size} for update {self._step}"
             )
         log_joint = self._evaluate(batch, check=self._step < self._checked_steps)
-        increment = self._increment(target.gradient, step_size)
-        if not math.isfinite(float(increment.sum())) and not bool(torch.isfinite(increment).all()):
-            raise NumericalError(self._blame(target.layout.views(increment), "gradient"))
-        target.position.add_(increment)
+        position = self._next(self._position, target.gradient, step_size)
+        if not math.isfinite(float(position.sum())) and not bool(torch.isfinite(position).all()):
+            raise NumericalError(self._blame(target.layout.views(position), "gradient"))
+        self._move(target, position)
         self._step_size, self._log_joint = step_size, log_joint
         self._step += 1
 
+    def _move(self, target: LogJointGradient, position: Tensor) -> None:
+        self._position, self._drawn = position, target.layout.views(position)
+
     def _evaluate(self, batch: Batch | None, *, check: bool) -> float:
-        target = self._require_target()
+        """The log joint density, and in the target its gradient; for a batch that fails, the checks' own word on it."""
+        target, args, kwargs = self._require_target(), self._args, self._kwargs
         with pyro.validation_enabled(False):
             try:
-                log_joint = target.evaluate(batch, self._args, self._kwargs, check=check)
+                log_joint = target.evaluate(self._position, self._drawn, batch, args, kwargs, check=check)
             except (RuntimeError, IndexError, ValueError):
-                if not check:  # the checks may know better what is wrong with this batch
-                    target.terms(batch, self._args, self._kwargs, check=True)
+                target.terms(self._drawn, batch, args, kwargs, check=True)
                 raise
             if not math.isfinite(log_joint):
-                terms = target.terms(batch, self._args, self._kwargs, check=True)
-                raise NumericalError(self._blame(terms | target.layout.views(target.position), "log density"))
+                terms = target.terms(self._drawn, batch, args, kwargs, check=True)
+                raise NumericalError(self._blame(terms | self._drawn, "log density"))
         return log_joint
 
     def _blame(self, values: Mapping[str, Tensor], what: str) -> str:
@@ -236,10 +241,6 @@ class StochasticGradientKernel(MCMCKernel):
             f"update {self._step}: the {what} of {', '.join(bad) or 'the model'} is not finite; the parameters before "
             "that update are kept. The step size may be too large, or the initial values too far out"
         )
-
-    def _copy(self) -> dict[str, Tensor]:
-        target = self._require_target()
-        return target.layout.views(target.position.clone())
 
     def _require_target(self) -> LogJointGradient:
         if self._target is None:

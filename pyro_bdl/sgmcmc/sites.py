@@ -172,7 +172,7 @@ def _count(fn: Any, value: Any) -> int:
 def _transform(name: str, fn: Any) -> Transform | None:
     """The bijection to a site's support, `None` for the identity; refuses what has none."""
     try:
-        support = fn.support
+        support = _without_mixture(fn.support)
         discrete = support.is_discrete or fn.has_enumerate_support
         transform = biject_to(support)
     except (AttributeError, NotImplementedError):
@@ -192,6 +192,15 @@ def _transform(name: str, fn: Any) -> Transform | None:
     while isinstance(base_support, constraints.independent):
         base_support = base_support.base_constraint
     return None if base_support is constraints.real else transform
+
+
+def _without_mixture(support: Any) -> Any:
+    """A constraint that `biject_to` knows: of a mixture it does not, although its components have one support."""
+    if isinstance(support, constraints.independent):
+        return constraints.independent(_without_mixture(support.base_constraint), support.reinterpreted_batch_ndims)
+    if type(support).__name__ == "MixtureSameFamilyConstraint":
+        return _without_mixture(support.base_constraint)
+    return support
 
 
 def _given(name: str, fn: Any, init: Mapping[str, Tensor]) -> Tensor:

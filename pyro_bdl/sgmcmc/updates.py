@@ -12,33 +12,6 @@ import torch
 from torch import Tensor
 
 
-def langevin_increment(
-    gradient: Tensor,
-    *,
-    step_size: float,
-    temperature: float = 1.0,
-    out: Tensor | None = None,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """The change of the parameters in one Langevin update: e/2 grad log p(theta, data) + N(0, e T).
-
-    Welling & Teh (2011), equation 4 (there T = 1).
-
-    Args:
-        gradient: of the log joint density, any shape.
-        step_size: e.
-        temperature: T; 0 leaves gradient ascent with the rate e/2.
-        out: a tensor for the result, of the gradient's shape, dtype and device.
-        generator: the source of the noise. Default: torch's global one.
-
-    >>> langevin_increment(torch.tensor([2.0, -4.0]), step_size=0.1, temperature=0.0)
-    tensor([ 0.1000, -0.2000])
-    """
-    increment = torch.empty_like(gradient) if out is None else out
-    increment.normal_(0.0, math.sqrt(step_size * temperature), generator=generator)
-    return increment.add_(gradient, alpha=0.5 * step_size)
-
-
 @overload
 def langevin(
     position: Tensor,
@@ -87,12 +60,10 @@ def langevin(
     """
     if isinstance(position, Tensor):
         assert isinstance(gradient, Tensor)
-        return position + langevin_increment(
-            gradient, step_size=step_size, temperature=temperature, generator=generator
-        )
+        noise = torch.empty_like(position).normal_(0.0, math.sqrt(step_size * temperature), generator=generator)
+        return noise.add_(gradient, alpha=0.5 * step_size).add_(position)
     assert not isinstance(gradient, Tensor)
     return {
-        name: value
-        + langevin_increment(gradient[name], step_size=step_size, temperature=temperature, generator=generator)
+        name: langevin(value, gradient[name], step_size=step_size, temperature=temperature, generator=generator)
         for name, value in position.items()
     }

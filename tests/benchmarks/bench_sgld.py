@@ -1,0 +1,159 @@
+"""What one SGLD update costs: `python -m tests.benchmarks.bench_sgld [--threads 1]`.
+
+LeNet-300-100 (266,610 weights), batch 128 of N = 60,000, N(0, 1) prior on each weight. All contestants run interleaved in
+one process; a figure is the median over rounds of the ratio of medians within a round. The references are the same
+mathematics by hand, without Pyro: `foreach` (autograd, one multi-tensor call for each operation) and `flat` (its own
+backward pass, all weights in one tensor).
+"""
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pyro_bdl.minibatches import Minibatches
+from pyro_bdl.sgmcmc import SGLD
+
+N, BATCH, SIZES = 60_000, 128, (784, 300, 100, 10)
+STEP_SIZE = 2e-7  # Welling & Teh's e: drift e/2, noise variance e
+Step = Callable[[], object]
+
+
+def network() -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in zip(SIZES, SIZES[1:], strict=False):
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def batches() -> list[tuple[Tensor, Tensor]]:
+    return [(torch.rand(BATCH, SIZES[0]), torch.randint(SIZES[-1], (BATCH,))) for _ in range(8)]
+
+
+def by_hand_foreach(data: list[tuple[Tensor, Tensor]]) -> Step:
+    net = network()
+    weights = list(net.parameters())
+    count = iter(range(10**9))
+
+    def step() -> Tensor:
+        x, y = data[next(count) % len(data)]
+        nll = F.cross_entropy(net(x), y, reduction="sum") * (N / len(x))
+        gradients = torch.autograd.grad(nll, weights)
+        with torch.no_grad():
+            torch._foreach_mul_(weights, 1 - STEP_SIZE / 2)
+            torch._foreach_add_(weights, gradients, alpha=-STEP_SIZE / 2)
+            torch._foreach_add_(weights, [torch.randn_like(w) for w in weights], alpha=math.sqrt(STEP_SIZE))
+        return nll.detach()
+
+    return step
+
+
+def by_hand_flat(data: list[tuple[Tensor, Tensor]]) -> Step:
+    shapes: list[tuple[int, ...]] = []
+    for fan_in, fan_out in zip(SIZES, SIZES[1:], strict=False):
+        shapes += [(fan_in, fan_out), (fan_out,)]
+    theta = torch.cat([(torch.randn(s) / math.sqrt(s[0])).reshape(-1) for s in shapes])
+    gradient, noise = torch.empty_like(theta), torch.empty_like(theta)
+    ends = [sum(math.prod(s) for s in shapes[: i + 1]) for i in range(len(shapes))]
+    weights, slots = (
+        [flat[end - math.prod(s) : end].view(s) for end, s in zip(ends, shapes, strict=True)]
+        for flat in (theta, gradient)
+    )
+    rows = torch.arange(BATCH)
+    count = iter(range(10**9))
+
+    @torch.no_grad()
+    def step() -> Tensor:
+        x, y = data[next(count) % len(data)]
+        inputs, h = [], x
+        for i in range(0, len(weights), 2):
+            inputs.append(h)
+            h = torch.addmm(weights[i + 1], h, weights[i])
+            if i < len(weights) - 2:
+                h = h.relu_()
+        log_probs = torch.log_softmax(h, 1)
+        nll = -log_probs[rows, y].sum() * (N / len(x))
+        g = log_probs.exp_()
+        g[rows, y] -= 1.0
+        g.mul_(N / len(x))
+        for i in range(len(weights) - 2, -1, -2):
+            h = inputs[i // 2]
+            torch.mm(h.t(), g, out=slots[i])
+            torch.sum(g, 0, out=slots[i + 1])
+            if i:
+                g = torch.mm(g, weights[i].t()).mul_(h > 0)
+        noise.normal_()
+        theta.mul_(1 - STEP_SIZE / 2).add_(gradient, alpha=-STEP_SIZE / 2).add_(noise, alpha=math.sqrt(STEP_SIZE))
+        return nll
+
+    return step
+
+
+def kernel(data: object, *, batch_size: int | None = None) -> Step:
+    net = network()
+    priors = {name: dist.Normal(torch.zeros_like(p), 1.0).to_event(p.dim()) for name, p in net.named_parameters()}
+
+    def model(x: Tensor, y: Tensor) -> None:
+        weights = {name: pyro.sample(name, prior) for name, prior in priors.items()}
+        logits = torch.func.functional_call(net, weights, (x,))
+        with pyro.plate("data", size=N, subsample_size=len(x)):
+            pyro.sample("y", dist.Categorical(logits=logits), obs=y)
+
+    init = {name: p.detach() for name, p in net.named_parameters()}
+    source = Minibatches(data, batch_size=batch_size, size=N)
+    sgld = SGLD(model, step_size=STEP_SIZE, data=source, init=init)
+    sgld.setup(0)
+    params = sgld.initial_params
+
+    def step() -> None:
+        nonlocal params
+        params = sgld.sample(params)
+
+    return step
+
+
+def milliseconds(step: Step, steps: int) -> float:
+    times = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        step()
+        times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=20)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    data = batches()
+    x, y = torch.rand(N, SIZES[0]), torch.randint(SIZES[-1], (N,))
+    contestants = {
+        "by hand, foreach": by_hand_foreach(data),
+        "by hand, flat": by_hand_flat(data),
+        "SGLD, given batches": kernel(data),
+        "SGLD, from tensors": kernel((x, y), batch_size=BATCH),
+    }
+    for step in contestants.values():
+        milliseconds(step, 600 if step is contestants["SGLD, from tensors"] else 30)
+    rounds = [
+        {name: milliseconds(step, options.steps) for name, step in contestants.items()} for _ in range(options.rounds)
+    ]
+    print(f"{options.threads} thread(s), torch {torch.__version__}")
+    for name in contestants:
+        ms = statistics.median(r[name] for r in rounds)
+        ratio = statistics.median(r[name] / r["by hand, foreach"] for r in rounds)
+        print(f"{name:24s} {ms:8.3f} ms {ratio:8.2f} x foreach")
+
+
+if __name__ == "__main__":
+    main()
