@@ -105,6 +105,13 @@ class GaussianPriors:
                 log_density -= 0.5 * float(torch.dot(residual, gradient))
         return log_density
 
+    def log_densities(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The log density of each of these sites at its value."""
+        return {
+            name: normal.log_norm - 0.5 * (normal.precision * (values[name].reshape(-1) - normal.loc) ** 2).sum()
+            for name, normal in self._normals.items()
+        }
+
     def _group(self) -> None:
         """Find the runs, and sum the norms."""
         self._runs = []

@@ -137,11 +137,18 @@ class LogJointGradient:
                 plate.set(batch)
                 with messenger, plate:
                     self._model(*batch.args, *args, **kwargs)
-                if check:
-                    plate.require_plate()
         if check:
             messenger.require_gradient()
+            if batch is not None and plate is not None:
+                plate.require_plate()
         return terms
+
+    def log_densities(
+        self, values: Mapping[str, Tensor], batch: Batch | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> dict[str, Tensor]:
+        """The log density of each site at `values`, with all checks: to find out where a number is wrong."""
+        leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
+        return {**self._priors.log_densities(values), **self.terms(leaves, batch, args, kwargs, check=True)}
 
 
 class _LogJoint(Messenger):

@@ -16,7 +16,7 @@ from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
-from pyro_bdl.errors import InputError, NumericalError, UnsupportedModelError
+from pyro_bdl.errors import BDLError, InputError, NumericalError, UnsupportedModelError
 from pyro_bdl.minibatches import Batch, Data, Minibatches, SubsampleIndices
 from pyro_bdl.sgmcmc.gradients import LogJointGradient
 from pyro_bdl.sgmcmc.schedules import Constant, Schedule
@@ -227,12 +227,14 @@ class StochasticGradientKernel(MCMCKernel):
         with pyro.validation_enabled(False):
             try:
                 log_joint = target.evaluate(self._position, self._drawn, batch, args, kwargs, check=check)
+            except BDLError:
+                raise
             except (RuntimeError, IndexError, ValueError):
-                target.terms(self._drawn, batch, args, kwargs, check=True)
+                target.log_densities(self._drawn, batch, args, kwargs)
                 raise
             if not math.isfinite(log_joint):
-                terms = target.terms(self._drawn, batch, args, kwargs, check=True)
-                raise NumericalError(self._blame(terms | self._drawn, "log density"))
+                densities = target.log_densities(self._drawn, batch, args, kwargs)
+                raise NumericalError(self._blame(densities, "log density"))
         return log_joint
 
     def _blame(self, values: Mapping[str, Tensor], what: str) -> str:

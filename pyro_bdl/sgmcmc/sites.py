@@ -5,6 +5,7 @@ which each latent site takes a given value or one from its prior, and each that 
 refused.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -171,13 +172,11 @@ def _count(fn: Any, value: Any) -> int:
 
 def _transform(name: str, fn: Any) -> Transform | None:
     """The bijection to a site's support, `None` for the identity; refuses what has none."""
-    try:
+    support = transform = None
+    with contextlib.suppress(AttributeError, NotImplementedError):
         support = _without_mixture(fn.support)
-        discrete = support.is_discrete or fn.has_enumerate_support
         transform = biject_to(support)
-    except (AttributeError, NotImplementedError):
-        discrete = getattr(fn, "has_enumerate_support", False)
-        support = transform = None
+    discrete = getattr(fn, "has_enumerate_support", False) or getattr(support, "is_discrete", False)
     base = fn
     while hasattr(base, "base_dist"):
         base = base.base_dist
