@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pyro_bdl.diagnostics.arrays import as_numpy
 from pyro_bdl.diagnostics.conversion import Collector, Functions, Groups
-from pyro_bdl.diagnostics.draws import guide_draws, mcmc_data, mcmc_draws, sampler_statistics
+from pyro_bdl.diagnostics.draws import each_guide_draw, each_mcmc_draw, mcmc_data, mcmc_draws, sampler_statistics
 from pyro_bdl.errors import InputError
 
 Container = Literal["inference_data", "datatree"]
@@ -99,14 +99,19 @@ def from_pyro(
     """
     if not isinstance(thin, int) or thin < 1:
         raise InputError("thin", expected="a positive integer", got=repr(thin))
-    draws = mcmc_draws(posterior)
-    num_draws = next(iter(draws.values())).shape[1]
-    stats, numbers = sampler_statistics(posterior, num_draws)
+    every = mcmc_draws(posterior)
+    stats, numbers = sampler_statistics(posterior, next(iter(every.values())).shape[1])
+    draws = {name: value[:, ::thin] for name, value in every.items()}
+    chains, length = next(iter(draws.values())).shape[:2]
     collector = Collector(
-        draws={name: value[:, ::thin] for name, value in draws.items()},
+        draws=each_mcmc_draw(draws),
+        stacked=draws,
+        chains=chains,
+        length=length,
         model=getattr(getattr(posterior, "kernel", None), "model", None),
         args=mcmc_data(posterior) if model_args is None else tuple(model_args),
         kwargs=(getattr(posterior, "_kwargs", None) or {}) if model_kwargs is None else model_kwargs,
+        all_latents=False,
         batch_size=batch_size,
         data_plate=data_plate,
         progress=progress,
@@ -167,23 +172,10 @@ def from_pyro_svi(
         model_args: the data, as the model and the guide are called with: all of them, not one batch.
         model_kwargs: keyword arguments likewise.
         seed: draw with this seed and leave the caller's random state as it was.
-        var_names: as for `from_pyro`, like all that follow.
-        deterministic: see `from_pyro`.
-        functions: see `from_pyro`.
-        log_likelihood: see `from_pyro`.
-        prior: see `from_pyro`.
-        posterior_predictive: see `from_pyro`; (num_samples, ...) belonging to these draws in their order.
-        predictions: see `from_pyro`.
-        constant_data: see `from_pyro`.
-        predictions_constant_data: see `from_pyro`.
-        coords: see `from_pyro`.
-        dims: see `from_pyro`.
-        pred_dims: see `from_pyro`.
-        index_origin: see `from_pyro`.
-        batch_size: see `from_pyro`.
-        data_plate: see `from_pyro`.
-        progress: see `from_pyro`.
-        container: see `from_pyro`.
+
+    The other arguments are those of `from_pyro`; arrays that are handed in, such as `posterior_predictive`, have one
+    value for each of these draws, in their order. Only what is asked for is kept of a draw, so that a network of many
+    weights takes no memory for them with `var_names=[]`.
 
     Returns:
         As `from_pyro`, without sample_stats.
@@ -205,12 +197,15 @@ def from_pyro_svi(
     >>> dict(data["posterior"].sizes)
     {'chain': 1, 'draw': 50}
     """
-    draws = guide_draws(guide, *model_args, num_samples=num_samples, kwargs=model_kwargs, seed=seed, progress=progress)
     collector = Collector(
-        draws={name: value[None] for name, value in draws.items()},
+        draws=each_guide_draw(guide, *model_args, num_samples=num_samples, kwargs=model_kwargs, seed=seed),
+        stacked=None,
+        chains=1,
+        length=num_samples,
         model=model,
         args=tuple(model_args),
         kwargs=model_kwargs or {},
+        all_latents=True,
         batch_size=batch_size,
         data_plate=data_plate,
         progress=progress,
@@ -274,7 +269,8 @@ def from_arrays(
     if container == "datatree":
         import arviz_base
 
-        return arviz_base.from_dict(filled, **options, attrs={"/": attributes, "posterior": dict(attributes)})
+        attributes_by_group = {"/": attributes} | ({"posterior": dict(attributes)} if "posterior" in filled else {})
+        return arviz_base.from_dict(filled, **options, attrs=attributes_by_group)
     raise InputError("container", expected='"inference_data", "datatree" or None', got=repr(container))
 
 
@@ -297,10 +293,9 @@ def _finish(
     index_origin: int | None,
     container: Container | None,
 ) -> Any:
-    collector.posterior(var_names, deterministic)
-    collector.functions(functions or {})
-    collector.data()
-    collector.log_likelihood(log_likelihood)
+    collector.posterior(
+        var_names=var_names, deterministic=deterministic, functions=functions or {}, log_likelihood=log_likelihood
+    )
     if prior is not None:
         collector.prior(prior)
     for name, values in {"posterior_predictive": posterior_predictive, "predictions": predictions}.items():

@@ -68,6 +68,7 @@ def plan_batches(
     *,
     batch_size: int | None = 1024,
     data_plate: str | None = None,
+    observations_only: bool = False,
 ) -> Batches:
     """Find out in which batches a model can go through its data.
 
@@ -82,6 +83,8 @@ def plan_batches(
         kwargs: the model's keyword arguments, likewise.
         batch_size: the most rows to run at once; None for the whole data at once, in any case.
         data_plate: name of the plate over data points, where a model has more than one that could be it.
+        observations_only: nothing but the observed values matters, which no latent variable changes: sites without
+            draws are drawn, and the log-probabilities need not agree.
 
     Raises:
         UnsupportedModelError: the log-probability of a data point depends on the other points of its batch.
@@ -89,18 +92,20 @@ def plan_batches(
     """
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise InputError("batch_size", expected="a positive integer or None", got=repr(batch_size))
-    kwargs = dict(kwargs or {})
-    sizes = _leading_sizes(args, kwargs)
+    whole = Batch(args, dict(kwargs or {}))
+    sizes = _leading_sizes(args, whole.kwargs)
     if batch_size is not None and sizes and max(sizes) > batch_size:
-        found = _plan_slices(model, draw, Batch(args, kwargs), max(sizes), batch_size=batch_size, data_plate=data_plate)
+        found = _plan_slices(
+            model, draw, whole, batch_size=batch_size, data_plate=data_plate, observations_only=observations_only
+        )
         if found is not None:
             return found
-    sites = evaluation.run(model, draw, args, kwargs).sites
+    sites = evaluation.run(model, draw, args, whole.kwargs, may_draw=None if observations_only else frozenset()).sites
     plate = _subsampled_plate(sites, sizes, data_plate)
     if plate is None:
         _check_plate_exists(sites, data_plate)
-        return Batches(None, [Batch(args, kwargs)])
-    return _plan_rows(sites, args, kwargs, plate)
+        return Batches(None, [whole])
+    return _plan_rows(sites, whole, plate)
 
 
 def sliced(value: Any, rows: int, start: int, stop: int) -> Any:
@@ -114,12 +119,14 @@ def _plan_slices(
     model: Program,
     draw: Draw,
     whole: Batch,
-    rows: int,
     *,
     batch_size: int,
     data_plate: str | None,
+    observations_only: bool,
 ) -> Batches | None:
     """Batches by slicing the arguments; None where the model does not follow a slice."""
+    rows = max(_leading_sizes(whole.args, whole.kwargs))
+    may_draw = None if observations_only else frozenset[str]()
 
     def batch(start: int, stop: int) -> Batch:
         return Batch(
@@ -130,7 +137,7 @@ def _plan_slices(
 
     def probe(length: int) -> dict[str, Any]:
         part = batch(0, length)
-        return evaluation.run(model, draw, part.args, part.kwargs, rows=part.rows).sites
+        return evaluation.run(model, draw, part.args, part.kwargs, rows=part.rows, may_draw=may_draw).sites
 
     long = min(2 * batch_size, rows)
     try:
@@ -150,19 +157,19 @@ def _plan_slices(
     plate = plates.pop()
     axes = {name: _axis(site, shorter[name], plate) for name, site in longer.items()}
     for name, axis in axes.items():
-        if not evaluation.is_deterministic(longer[name]):
+        if not evaluation.is_deterministic(longer[name]) and not observations_only:
             _check_independent(name, axis, evaluation.log_prob(longer[name]), evaluation.log_prob(shorter[name]))
     batches = [batch(start, min(start + batch_size, rows)) for start in range(0, rows, batch_size)]
     return Batches(plate, batches, axes)
 
 
-def _plan_rows(sites: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any], plate: Any) -> Batches:
+def _plan_rows(sites: dict[str, Any], whole: Batch, plate: Any) -> Batches:
     """Batches of rows that the model's own plate picks; the last one overlaps, since the plate's length is fixed."""
     size, rows = plate.size, plate.full_size
     starts = [*range(0, rows - size, size), rows - size]
     done = [0, *(start + size for start in starts[:-1])]
     batches = [
-        Batch(args, kwargs, torch.arange(start, start + size), had - start)
+        Batch(whole.args, whole.kwargs, torch.arange(start, start + size), had - start)
         for start, had in zip(starts, done, strict=True)
     ]
     return Batches(plate.name, batches, {name: _axis(site, None, plate.name) for name, site in sites.items()})

@@ -3,7 +3,7 @@
 Everything here goes by what an object can do, not by its class: Pyro's `MCMC` with any kernel, any guide.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pyro_bdl.diagnostics.evaluation import is_latent
-from pyro_bdl.diagnostics.pointwise import private_randomness
+from pyro_bdl.diagnostics.pointwise import Stack, private_randomness
 from pyro_bdl.errors import InputError
 
 
@@ -51,6 +51,14 @@ def mcmc_data(mcmc: Any) -> tuple[Any, ...] | None:
     return None if tensors is None else (*tensors, *args)
 
 
+def each_mcmc_draw(draws: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The draws of `mcmc_draws` one after the other, chain after chain."""
+    chains, length = next(iter(draws.values())).shape[:2]
+    for chain in range(chains):
+        for place in range(length):
+            yield {name: value[chain, place] for name, value in draws.items()}
+
+
 def guide_draws(
     guide: Callable[..., Any],
     *args: Any,
@@ -81,24 +89,38 @@ def guide_draws(
     >>> guide_draws(guide, num_samples=3)["w"].shape
     torch.Size([3, 2])
     """
+    draws = each_guide_draw(guide, *args, num_samples=num_samples, kwargs=kwargs, seed=seed)
+    stack = Stack()
+    for s, draw in enumerate(tqdm(draws, "draws from the guide", total=num_samples, disable=not progress)):
+        for name, value in draw.items():
+            stack.put(name, value, place=s, length=num_samples)
+    return stack.tensors
+
+
+def each_guide_draw(
+    guide: Callable[..., Any],
+    *args: Any,
+    num_samples: int,
+    kwargs: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+) -> Iterator[dict[str, Tensor]]:
+    """As `guide_draws`, one after the other, so that they need not all be in memory."""
     if not isinstance(num_samples, int) or num_samples < 1:
         raise InputError("num_samples", expected="a positive integer", got=repr(num_samples))
     guide = plain_guide(guide)
-    found: dict[str, list[Tensor]] = {}
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(poutine.block())
-        if seed is not None:
-            stack.enter_context(private_randomness())
-            torch.manual_seed(seed)
-        for _ in tqdm(range(num_samples), "draws from the guide", disable=not progress):
+    seeds = None if seed is None else torch.randint(2**62, (num_samples,), generator=_generator(seed)).tolist()
+    for s in range(num_samples):
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(poutine.block())
+            if seeds is not None:
+                stack.enter_context(private_randomness())
+                torch.manual_seed(seeds[s])
             trace = poutine.trace(guide).get_trace(*args, **(kwargs or {}))
-            for name, site in trace.nodes.items():
-                if is_latent(site):
-                    found.setdefault(name, []).append(_whole(name, site))
-    if not found:
-        raise InputError("guide", expected="at least one latent sample site", got="none")
-    return {name: torch.stack(values) for name, values in found.items()}
+        draw = {name: _whole(name, site) for name, site in trace.nodes.items() if is_latent(site)}
+        if not draw:
+            raise InputError("guide", expected="at least one latent sample site", got="none")
+        yield draw
 
 
 def plain_guide(guide: Any) -> Any:
@@ -129,6 +151,12 @@ def sampler_statistics(mcmc: Any, num_draws: int) -> tuple[dict[str, NDArray[Any
         elif all(a is not None and a.size == 1 for a in arrays):
             numbers[name] = [float(a.item()) for a in arrays if a is not None]
     return stats, numbers
+
+
+def _generator(seed: int) -> torch.Generator:
+    generator = torch.Generator()
+    generator.manual_seed(seed)
+    return generator
 
 
 def _whole(name: str, site: Any) -> Tensor:

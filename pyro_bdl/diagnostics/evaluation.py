@@ -28,7 +28,8 @@ class Substitution(Messenger):
 
     Args:
         draw: values of the latent sites, by name; each has the shape that the site itself would draw.
-        may_draw: names of latent sites that may be drawn afresh (new observations in a posterior predictive run).
+        may_draw: names of latent sites that may be drawn afresh (new observations in a posterior predictive run);
+            None for any site.
         rows: which rows of the data the program is looking at; None: all of them. A plate that subsamples as many is
             told these, and a latent variable per data point is answered with its values for these.
 
@@ -41,7 +42,7 @@ class Substitution(Messenger):
         self,
         draw: Draw,
         *,
-        may_draw: frozenset[str] = frozenset(),
+        may_draw: frozenset[str] | None = frozenset(),
         rows: Tensor | None = None,
     ) -> None:
         super().__init__()
@@ -73,7 +74,7 @@ class Substitution(Messenger):
     def _answer_latent(self, msg: Any) -> None:
         name = msg["name"]
         if name not in self.draw:
-            if name in self.may_draw:
+            if self.may_draw is None or name in self.may_draw:
                 return
             raise InputError(
                 f"the draws of site {name!r}",
@@ -117,7 +118,7 @@ def run(
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
-    may_draw: frozenset[str] = frozenset(),
+    may_draw: frozenset[str] | None = frozenset(),
     rows: Tensor | None = None,
 ) -> Run:
     """Run `program(*args, **kwargs)` under `draw`, without gradients and shielded from handlers around the call."""

@@ -5,7 +5,7 @@ section 2). It is the log-probability of the observed sites without the N/B scal
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,49 +57,63 @@ def pointwise_log_likelihood(
     tensor([[-0.9189, -1.4189, -2.9189],
             [-0.9189, -0.9189, -0.9189]])
     """
+    number, found = count(draws), Stack()
     with private_randomness():
-        first = next(each_draw(draws))
-        plan = plan_batches(model, first, args, kwargs, batch_size=batch_size, data_plate=data_plate)
-        return log_likelihood_of(model, draws, plan, progress=progress)
+        plan = plan_batches(model, next(each_draw(draws)), args, kwargs, batch_size=batch_size, data_plate=data_plate)
+        for s, draw in enumerate(tqdm(each_draw(draws), "log-likelihood", total=number, disable=not progress)):
+            for name, value in evaluate(model, draw, plan).log_likelihood.items():
+                require_number(name, value, s)
+                found.put(name, value, place=s, length=number)
+    return found.tensors
 
 
-def log_likelihood_of(
-    model: Program, draws: Mapping[str, Tensor], plan: Batches, *, progress: bool = False
-) -> dict[str, Tensor]:
-    """As `pointwise_log_likelihood`, along batches that are already known."""
-    found: dict[str, Tensor] = {}
-    number = count(draws)
-    for s, draw in enumerate(tqdm(each_draw(draws), "log-likelihood", total=number, disable=not progress)):
-        for name, value in _sites(model, draw, plan, deterministic=False, what=evaluation.log_prob).items():
-            if torch.isnan(value).any():
-                raise NumericalError(f"the log-likelihood of site {name!r} is NaN under draw {s}")
-            if name not in found:
-                found[name] = value.new_empty((number, *value.shape))
-            found[name][s] = value
-    return found
+class Quantities(NamedTuple):
+    """What a model says under one draw, over all data points, by site."""
+
+    log_likelihood: dict[str, Tensor]
+    deterministic: dict[str, Tensor]
 
 
-def observed_values(model: Program, draw: Draw, plan: Batches) -> dict[str, Tensor]:
+def evaluate(model: Program, draw: Draw, plan: Batches) -> Quantities:
+    """One pass over the data: the log-likelihood of observed sites and the values of `pyro.deterministic` ones."""
+    likelihood, deterministic = {}, {}
+    for name, sites in _by_site(model, draw, plan).items():
+        if evaluation.is_deterministic(sites[0]):
+            deterministic[name] = plan.join(name, [site["value"].detach() for site in sites])
+        else:
+            likelihood[name] = plan.join(name, [evaluation.log_prob(site).detach() for site in sites])
+    return Quantities(likelihood, deterministic)
+
+
+def observed_values(model: Program, draw: Draw, plan: Batches, *, any_latents: bool = False) -> dict[str, Tensor]:
     """The data, as the model observes them: for each observed site its values over all data points."""
+    return {
+        name: plan.join(name, [site["value"] for site in sites], sites[0]["fn"].event_dim)
+        for name, sites in _by_site(model, draw, plan, any_latents=any_latents).items()
+        if not evaluation.is_deterministic(sites[0])
+    }
 
-    def value(site: Any) -> Tensor:
-        return site["value"]
 
-    return _sites(model, draw, plan, deterministic=False, what=value, event_dims=True)
+def require_number(name: str, value: Tensor, draw: int) -> None:
+    """Refuse a log-likelihood that is NaN."""
+    if torch.isnan(value).any():
+        raise NumericalError(f"the log-likelihood of site {name!r} is NaN under draw {draw}")
 
 
-def deterministic_values(
-    model: Program, draws: Mapping[str, Tensor], plan: Batches, names: frozenset[str] | None = None
-) -> dict[str, Tensor]:
-    """The values of `pyro.deterministic` sites under each draw, each (S, *shape); `names` None for all of them."""
-    found: dict[str, list[Tensor]] = {}
-    for draw in each_draw(draws):
-        for name, value in _sites(model, draw, plan, deterministic=True, what=lambda site: site["value"]).items():
-            if names is None or name in names:
-                found.setdefault(name, []).append(value)
-    if names is not None and not names <= set(found):
-        raise InputError("deterministic", expected=f"sites out of {sorted(found)}", got=str(sorted(names - set(found))))
-    return {name: torch.stack(values) for name, values in found.items()}
+class Stack:
+    """Tensors that are filled one draw at a time, each (draws, *shape)."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+
+    def put(self, name: str, value: Tensor, *, place: int, length: int) -> None:
+        """The value of draw `place` out of `length`."""
+        if name not in self.tensors:
+            self.tensors[name] = value.new_empty((length, *value.shape))
+        if self.tensors[name].shape[1:] != value.shape:
+            wanted = f"shape {tuple(self.tensors[name].shape[1:])}, as under the first draw"
+            raise InputError(f"{name!r} under draw {place}", expected=wanted, got=f"shape {tuple(value.shape)}")
+        self.tensors[name][place] = value
 
 
 def each_draw(draws: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
@@ -118,21 +132,20 @@ def count(draws: Mapping[str, Tensor]) -> int:
     return next(iter(sizes.values()))
 
 
-def _sites(
-    model: Program, draw: Draw, plan: Batches, *, deterministic: bool, what: Any, event_dims: bool = False
-) -> dict[str, Tensor]:
-    """Something of each observed or deterministic site, over all data points."""
-    parts: dict[str, list[Tensor]] = {}
-    shift: dict[str, int] = {}
+def _by_site(model: Program, draw: Draw, plan: Batches, *, any_latents: bool = False) -> dict[str, list[Any]]:
+    """The messages of each observed or deterministic site, one a batch; factors, which observe nothing, left out."""
+    found: dict[str, list[Any]] = {}
     for batch in plan.batches:
-        sites = evaluation.run(model, draw, batch.args, batch.kwargs, rows=batch.rows).sites
+        sites = evaluation.run(
+            model, draw, batch.args, batch.kwargs, rows=batch.rows, may_draw=None if any_latents else frozenset()
+        ).sites
         for name, site in sites.items():
-            if evaluation.is_deterministic(site) is deterministic and not evaluation.is_factor(site):
-                parts.setdefault(name, []).append(what(site).detach())
-                shift[name] = site["fn"].event_dim if event_dims else 0
-    return {name: plan.join(name, values, shift[name]) for name, values in parts.items()}
+            if not evaluation.is_factor(site):
+                found.setdefault(name, []).append(site)
+    return found
 
 
 def private_randomness() -> Any:
     """What a model draws by itself (a plate's permutation) leaves the caller's random state as it was."""
-    return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    return torch.random.fork_rng(devices=devices)

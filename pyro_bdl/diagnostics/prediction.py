@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from pyro_bdl.diagnostics import evaluation
 from pyro_bdl.diagnostics.batching import sliced
-from pyro_bdl.diagnostics.evaluation import Program, is_latent
+from pyro_bdl.diagnostics.evaluation import Draw, Program, is_latent
 from pyro_bdl.diagnostics.pointwise import count, each_draw
 from pyro_bdl.errors import InputError
 
@@ -55,13 +55,10 @@ def predict(
     tensor([[0., 1., 3.],
             [0., 2., 6.]])
     """
-    pieces = _pieces(args, batch_size)
+    pieces = pieces_of(args, batch_size)
     fresh = frozenset(may_draw)
-    values = []
-    for draw in tqdm(each_draw(draws), "predictions", total=count(draws), disable=not progress):
-        parts = [evaluation.run(program, draw, piece, rows=rows, may_draw=fresh).value for piece, rows in pieces]
-        values.append(_joined(parts, pieces))
-    return torch.stack(values)
+    bar = tqdm(each_draw(draws), "predictions", total=count(draws), disable=not progress)
+    return torch.stack([value_under(program, draw, pieces, may_draw=fresh) for draw in bar])
 
 
 def predict_locally(
@@ -90,7 +87,7 @@ def predict_locally(
     """
     if not isinstance(num_samples, int) or num_samples < 1:
         raise InputError("num_samples", expected="a positive integer", got=repr(num_samples))
-    pieces = _pieces(args, batch_size)
+    pieces = pieces_of(args, batch_size)
     values = []
     with torch.no_grad(), poutine.block():
         for _ in tqdm(range(num_samples), "predictions", disable=not progress):
@@ -103,10 +100,18 @@ def predict_locally(
     return torch.stack(values)
 
 
+def value_under(
+    program: Program, draw: Draw, pieces: "list[Piece]", *, may_draw: frozenset[str] = frozenset()
+) -> Tensor:
+    """The program's return value under one draw, over all pieces of its arguments."""
+    parts = [evaluation.run(program, draw, piece, rows=rows, may_draw=may_draw).value for piece, rows in pieces]
+    return _joined(parts, pieces)
+
+
 Piece = tuple[tuple[Any, ...], Tensor | None]
 
 
-def _pieces(args: tuple[Any, ...], batch_size: int | None) -> list[Piece]:
+def pieces_of(args: tuple[Any, ...], batch_size: int | None) -> list[Piece]:
     """The arguments in batches, each with its rows."""
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise InputError("batch_size", expected="a positive integer or None", got=repr(batch_size))

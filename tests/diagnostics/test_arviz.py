@@ -1,6 +1,7 @@
 """Round trips from Pyro through ArviZ 0.23 (InferenceData) and the 1.x interface (DataTree)."""
 
 import copy
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -359,6 +360,36 @@ def test_a_potential_function_has_draws_but_no_likelihood(container: str) -> Non
         from_pyro(mcmc, log_likelihood=True, container=container)
 
 
+def test_latents_that_the_sampler_did_not_keep_matter_only_to_the_likelihood(container: str) -> None:
+    def program(x: Tensor, y: Tensor) -> None:
+        noise = pyro.sample("noise", dist.LogNormal(0.0, 1.0))
+        slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", N, subsample_size=len(x)):
+            pyro.sample("y", dist.Normal(slope * x[:, 0], noise), obs=y)
+
+    mcmc = MCMC(NUTS(program, max_tree_depth=4), num_samples=5, warmup_steps=5, disable_progbar=True)
+    mcmc.run(X, Y)
+    del mcmc._samples["noise"]
+    data = from_pyro(mcmc, container=container, batch_size=5)
+    np.testing.assert_array_equal(data["observed_data"]["y"], Y)
+    with pytest.raises(InputError, match=r"'noise'.*never drawn from the prior"):
+        from_pyro(mcmc, container=container, log_likelihood=True)
+
+
+def test_draws_of_a_guide_are_not_kept_in_memory() -> None:
+    alive: list[weakref.ref[Tensor]] = []
+    most = 0
+
+    def guide(x: Tensor, y: Tensor) -> None:
+        nonlocal most
+        alive.append(weakref.ref(pyro.sample("slope", dist.Normal(0.0, 1.0))))
+        most = max(most, sum(ref() is not None for ref in alive))
+
+    options: dict[str, Any] = {"num_samples": 30, "var_names": [], "log_likelihood": True, "container": "datatree"}
+    from_pyro_svi(line, guide, model_args=(X, Y), **options)
+    assert most <= 3
+
+
 def test_names_that_a_plate_and_a_variable_share(container: str) -> None:
     def program(x: Tensor, y: Tensor) -> None:
         slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
@@ -379,6 +410,7 @@ def test_names_that_a_plate_and_a_variable_share(container: str) -> None:
     [
         ({"var_names": ["fc9.weight"]}, "var_names"),
         ({"deterministic": ["median"]}, "deterministic"),
+        ({"deterministic": True, "log_likelihood": ["mean"]}, "log_likelihood"),
         ({"functions": {"mean": "mean"}}, "functions"),
         ({"functions": {"fc1.weight": (network, GRID)}}, "a name that no site has"),
         ({"functions": {"f": (lambda: "no tensor",)}}, "return value"),
@@ -391,7 +423,7 @@ def test_names_that_a_plate_and_a_variable_share(container: str) -> None:
         ({"batch_size": -1}, "batch_size"),
         ({"data_plate": "rows"}, "data_plate"),
         ({"container": "pickle"}, "container"),
-        ({"model_args": (X,)}, "'y'.*hand its values to the model"),
+        ({"model_args": (X,), "log_likelihood": True}, "'y'.*hand its values to the model"),
     ],
 )
 def test_bad_input_to_from_pyro(nuts: MCMC, change: dict[str, Any], message: str) -> None:
