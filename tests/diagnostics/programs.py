@@ -102,6 +102,11 @@ def masked_distribution(x: Tensor, y: Tensor, mask: Tensor) -> None:
         pyro.sample("y", dist.Normal(mean, 0.5).mask(mask), obs=y)
 
 
+def masked_out(x: Tensor, y: Tensor) -> None:
+    with poutine.mask(mask=False):
+        arguments_carry_the_batch(x, y)
+
+
 def scaled(x: Tensor, y: Tensor) -> None:
     with poutine.scale(scale=7.0):
         arguments_carry_the_batch(x, y)
@@ -168,6 +173,7 @@ CASES = {
         Case(mask_handler, torch.where(MASK, _PLAIN, 0.0), args=(X, Y, MASK)),
         Case(masked_distribution, torch.where(MASK, _PLAIN, 0.0), args=(X, Y, MASK)),
         Case(scaled, _PLAIN),
+        Case(masked_out, torch.zeros_like(_PLAIN)),
         Case(
             classifier,
             torch.log_softmax(torch.einsum("nd,sed->sne", X, W3), -1)[:, torch.arange(N), LABELS],

@@ -75,7 +75,7 @@ def run_mcmc(kernel: Any, chains: int = 2) -> MCMC:
 def nuts() -> MCMC:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return run_mcmc(NUTS(model, max_tree_depth=4))
+        return run_mcmc(NUTS(model, max_tree_depth=3))
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +175,18 @@ def test_arviz_1_summary_loo_compare_ess_rhat(nuts: MCMC, straight_line: MCMC) -
     assert list(arviz_stats.compare({"network": bnn, "line": straight}).index) == ["network", "line"]
     assert np.isfinite(arviz_stats.ess(bnn, var_names=["f"])["f"]).all()
     assert (arviz_stats.rhat(bnn, var_names=["f"])["f"] < 2).all()
+
+
+@pytest.mark.filterwarnings("ignore:num_chains=2 is more than available_cpu")
+def test_chains_that_pyro_ran_itself(container: str) -> None:
+    mcmc = MCMC(HMC(line, num_steps=3), num_samples=20, warmup_steps=10, num_chains=2, disable_progbar=True)
+    mcmc.run(X, Y)
+    data = from_pyro(mcmc, log_likelihood=True, container=container)
+    slope = mcmc.get_samples(group_by_chain=True)["slope"]
+    np.testing.assert_array_equal(data["posterior"]["slope"], slope)
+    expected = dist.Normal(slope[..., None] * X[:, 0], 0.3).log_prob(Y)
+    np.testing.assert_allclose(data["log_likelihood"]["y"], expected, rtol=1e-4)
+    assert data["sample_stats"]["diverging"].shape == (2, 20)
 
 
 def test_both_interfaces_hold_the_same_numbers(nuts: MCMC, az: Any) -> None:

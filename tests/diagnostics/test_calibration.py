@@ -39,6 +39,11 @@ def test_by_hand() -> None:
     np.testing.assert_allclose(bins.accuracy, [0.0, 1.0])
 
 
+def test_bins_weigh_as_many_points_as_they_have() -> None:
+    probs = [[0.9, 0.1]] * 9 + [[0.6, 0.4]]
+    assert cal.expected_calibration_error(probs, [0] * 10) == pytest.approx(0.9 * 0.1 + 0.1 * 0.4)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_agrees_with_other_libraries(seed: int) -> None:
     probs, labels = random_predictions(seed)

@@ -7,10 +7,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pyro_bdl.diagnostics import predict, predict_locally
+from pyro_bdl.bayesian_module import BayesianModule
+from pyro_bdl.diagnostics import guide_draws, predict, predict_locally
 from pyro_bdl.errors import InputError
+from pyro_bdl.estimators import local_reparameterization
 
 X = torch.linspace(-2, 2, 10)[:, None]
 W = torch.randn(6, 1, 1, generator=torch.Generator().manual_seed(0))
@@ -60,6 +62,25 @@ def test_local_predictions_follow_the_guide() -> None:
     # batches of one point: points are drawn independently, so neighbours have no correlation
     correlation = np.corrcoef(found[:, 0, 0], found[:, 1, 0])[0, 1]
     assert abs(correlation) < 5.2 / 1_000**0.5
+
+
+def test_weights_drawn_where_they_are_used_give_each_point_its_own_draw() -> None:
+    """Same law of each point as one draw for all, but no correlation between points, in one batch."""
+    bnn = BayesianModule(nn.Linear(1, 1, bias=False))
+
+    def guide(x: Tensor) -> None:
+        pyro.sample("weight", dist.Normal(torch.ones(1, 1), 0.5).to_event(2))
+
+    few, draws = X[:2], 4_000
+    local = predict_locally(bnn, local_reparameterization(guide, model=bnn), few, num_samples=draws)[..., 0]
+    exact = predict(bnn, guide_draws(guide, few, num_samples=draws), few)[..., 0]
+    assert type(local) is Tensor
+    for found in (local, exact):
+        z = (found.mean(0) - few[:, 0]) / (0.5 * few[:, 0].abs() / draws**0.5)
+        assert z.abs().max() < 5.6
+        np.testing.assert_allclose(found.std(0) / (0.5 * few[:, 0].abs()), 1.0, rtol=5.6 / (2 * draws) ** 0.5)
+    assert abs(np.corrcoef(*local.T)[0, 1]) < 5.2 / draws**0.5
+    assert np.corrcoef(*exact.T)[0, 1] > 0.999
 
 
 def test_local_predictions_never_draw_from_the_prior() -> None:
