@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import Message
+from pyro.poutine.runtime import Message, am_i_wrapped, apply_stack
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -266,6 +266,10 @@ class SubsampleIndices(Messenger):
                 f'pyro.plate("data", size={self.size}, subsample_size=len(x))',
             )
 
+    def _pyro_data_size(self, msg: Message) -> None:
+        if self.size is not None:
+            msg["value"] = self.size
+
     def _pyro_sample(self, msg: Message) -> None:
         fn = msg["fn"]
         if type(fn) is not _Subsample or msg["done"]:
@@ -290,6 +294,26 @@ class SubsampleIndices(Messenger):
             self._indices = torch.arange(self._length)
         msg["value"], msg["done"] = self._indices, True
         self.answered.add(str(msg["name"]))
+
+
+def data_size(batch_length: int) -> int:
+    """The number of data points N of which a model sees a batch, as whoever feeds it says; else the batch's own.
+
+    >>> with SubsampleIndices(size=100):
+    ...     data_size(3)
+    100
+    >>> data_size(3)
+    3
+    """
+    if not am_i_wrapped():
+        return batch_length
+    msg: Any = {
+        "type": "data_size", "name": None, "fn": data_size, "is_observed": False, "args": (), "kwargs": {},
+        "value": batch_length, "scale": 1.0, "mask": None, "cond_indep_stack": (), "done": True, "stop": False,
+        "continuation": None, "infer": None,
+    }  # fmt: skip
+    apply_stack(msg)
+    return msg["value"]
 
 
 def _as_tensors(data: Data) -> tuple[Tensor, ...] | None:

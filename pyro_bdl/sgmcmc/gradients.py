@@ -187,7 +187,14 @@ class _LogJoint(Messenger):
                 remedy="Look for no_grad, detach, rounding, NumPy or integer steps between the two",
             )
 
-    def _pyro_sample(self, msg: Message) -> None:
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] == "sample":
+            self._answer(msg)
+
+    def _postprocess_message(self, msg: Message) -> None:
+        pass
+
+    def _answer(self, msg: Message) -> None:
         name, fn = msg["name"], cast(Any, msg["fn"])
         assert name is not None
         if msg["is_observed"]:

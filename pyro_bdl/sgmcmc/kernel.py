@@ -19,6 +19,7 @@ from torch.distributions.transforms import Transform
 from pyro_bdl.errors import BDLError, InputError, NumericalError, UnsupportedModelError
 from pyro_bdl.minibatches import Batch, Data, Minibatches, SubsampleIndices
 from pyro_bdl.sgmcmc.gradients import LogJointGradient
+from pyro_bdl.sgmcmc.noise import Noise
 from pyro_bdl.sgmcmc.schedules import Constant, Schedule
 from pyro_bdl.sgmcmc.sites import FirstRun, LatentSite, values_of_guide
 
@@ -64,6 +65,7 @@ class StochasticGradientKernel(MCMCKernel):
         self._warmup_steps = self._calls = self._step = self._checked_steps = 0
         self._step_size = self._log_joint = math.nan
         self._position = torch.empty(0)
+        self._noise: Noise | None = None
         self._records: list[tuple[float, float]] = []
 
     # What a sampler is -----------------------------------------------------------------------------------------------
@@ -73,8 +75,8 @@ class StochasticGradientKernel(MCMCKernel):
         """Make the sampler's own state for parameters like `position`."""
 
     @abstractmethod
-    def _next(self, position: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-        """The update equation: the next parameters, in a new tensor."""
+    def _next(self, position: Tensor, gradient: Tensor, noise: Tensor, step_size: float) -> Tensor:
+        """The update equation: the next parameters, in a new tensor or in `noise`, which is standard normal."""
 
     # What Pyro's MCMC calls ------------------------------------------------------------------------------------------
 
@@ -108,6 +110,7 @@ class StochasticGradientKernel(MCMCKernel):
             self.schedule = Constant(0.05 / max(first.observations, 1.0))
         self._checked_steps = _batches_of_an_epoch(self.batches, batch)
         self._drawn = self._target.layout.views(self._position)
+        self._noise = Noise(self._position)
         self._begin(self._position)
         self._evaluate(batch, check=True)
 
@@ -164,7 +167,9 @@ class StochasticGradientKernel(MCMCKernel):
         return {"step_size": records[:, 0].clone(), "lp": records[:, 1].clone()}
 
     def cleanup(self) -> None:
-        """Nothing is left to clean up; the records stay."""
+        """End the threads; parameters and records stay."""
+        if self._noise is not None:
+            self._noise.close()
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -211,7 +216,8 @@ class StochasticGradientKernel(MCMCKernel):
                 "step_size", expected="a positive finite number", got=f"{step_size} for update {self._step}"
             )
         log_joint = self._evaluate(batch, check=self._step < self._checked_steps)
-        position = self._next(self._position, target.gradient, step_size)
+        assert self._noise is not None
+        position = self._next(self._position, target.gradient, self._noise.draw(), step_size)
         if not math.isfinite(float(position.sum())) and not bool(torch.isfinite(position).all()):
             raise NumericalError(self._blame(target.layout.views(position), "gradient"))
         self._move(target, position)

@@ -29,7 +29,8 @@ class SGLD(StochasticGradientKernel):
     is told which data points the batch holds.
 
     Args:
-        model: a Pyro program whose latent sites are continuous and the same in each run.
+        model: a Pyro program whose latent sites are continuous and the same in each run. `pyro.param`s in it stay as
+            they are.
         step_size: a schedule t -> e_t, or a number for a constant one; t counts updates from the first warm-up one. In
             units of the squared unconstrained parameter. Default: 0.05/N constant, N the number of observed values
             (each counted with its plate's scale; 1 without data): where each tells about as much about a parameter
@@ -88,5 +89,5 @@ class SGLD(StochasticGradientKernel):
     def _begin(self, position: Tensor) -> None:
         """Langevin dynamics has no state beside the position."""
 
-    def _next(self, position: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-        return langevin(position, gradient, step_size=step_size, temperature=self.temperature)
+    def _next(self, position: Tensor, gradient: Tensor, noise: Tensor, step_size: float) -> Tensor:
+        return langevin(position, gradient, noise, step_size=step_size, temperature=self.temperature, out=noise)

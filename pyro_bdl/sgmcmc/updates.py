@@ -1,7 +1,7 @@
 """Update equations of stochastic-gradient samplers, as functions of tensors.
 
-One function an equation, without Pyro and without state of its own: it is handed the state and a gradient of the log
-joint density, and gives the change of the state. Its randomness comes from torch's generator.
+One function an equation, without Pyro, without state and without randomness of its own: it is handed the state, a
+gradient of the log joint density and standard normal numbers, and gives the next state.
 """
 
 import math
@@ -16,10 +16,11 @@ from torch import Tensor
 def langevin(
     position: Tensor,
     gradient: Tensor,
+    noise: Tensor,
     *,
     step_size: float,
     temperature: float = ...,
-    generator: torch.Generator | None = ...,
+    out: Tensor | None = ...,
 ) -> Tensor: ...
 
 
@@ -27,22 +28,23 @@ def langevin(
 def langevin(
     position: Mapping[str, Tensor],
     gradient: Mapping[str, Tensor],
+    noise: Mapping[str, Tensor],
     *,
     step_size: float,
     temperature: float = ...,
-    generator: torch.Generator | None = ...,
 ) -> dict[str, Tensor]: ...
 
 
 def langevin(
     position: Tensor | Mapping[str, Tensor],
     gradient: Tensor | Mapping[str, Tensor],
+    noise: Tensor | Mapping[str, Tensor],
     *,
     step_size: float,
     temperature: float = 1.0,
-    generator: torch.Generator | None = None,
+    out: Tensor | None = None,
 ) -> Tensor | dict[str, Tensor]:
-    """One Langevin update: theta' = theta + e/2 grad log p(theta, data) + N(0, e T).
+    """One Langevin update: theta' = theta + e/2 grad log p(theta, data) + sqrt(e T) z, with z ~ N(0, I).
 
     Welling & Teh (2011), equation 4. With a minibatch the gradient is that of the log prior plus N/B times that of the
     batch's log likelihood. For a normal target of precision P and the full gradient, theta' - mean =
@@ -51,19 +53,23 @@ def langevin(
     Args:
         position: theta, a tensor or a dictionary of tensors; independent chains may share a tensor.
         gradient: of the log joint density at theta, alike.
+        noise: z, standard normal numbers, alike.
         step_size: e, see `schedules`.
         temperature: T; the target becomes p(theta, data)^(1/T), and 0 leaves gradient ascent.
-        generator: the source of the noise. Default: torch's global one.
+        out: a tensor for the result, for which the noise may be given up. Default: a new one.
 
-    >>> langevin({"w": torch.ones(2)}, {"w": torch.tensor([2.0, -4.0])}, step_size=0.1, temperature=0.0)
+    >>> zero = torch.zeros(2)
+    >>> langevin({"w": torch.ones(2)}, {"w": torch.tensor([2.0, -4.0])}, {"w": zero}, step_size=0.1)
     {'w': tensor([1.1000, 0.8000])}
     """
     if isinstance(position, Tensor):
         assert isinstance(gradient, Tensor)
-        noise = torch.empty_like(position).normal_(0.0, math.sqrt(step_size * temperature), generator=generator)
-        return noise.add_(gradient, alpha=0.5 * step_size).add_(position)
+        assert isinstance(noise, Tensor)
+        moved = torch.add(position, noise, alpha=math.sqrt(step_size * temperature), out=out)
+        return moved.add_(gradient, alpha=0.5 * step_size)
     assert not isinstance(gradient, Tensor)
+    assert not isinstance(noise, Tensor)
     return {
-        name: langevin(value, gradient[name], step_size=step_size, temperature=temperature, generator=generator)
+        name: langevin(value, gradient[name], noise[name], step_size=step_size, temperature=temperature)
         for name, value in position.items()
     }

@@ -1,0 +1,7 @@
+"""Distributions that Pyro lacks, and the KL rules between priors and posteriors."""
+
+from pyro_bdl.distributions import kl
+from pyro_bdl.distributions.log_uniform import LogUniform
+from pyro_bdl.distributions.variance_normal import VarianceNormal
+
+__all__ = ["LogUniform", "VarianceNormal", "kl"]

@@ -1,0 +1,8 @@
+"""Priors of a network's weights: Pyro programs over named weights."""
+
+from pyro_bdl.priors.by_name import ByName
+from pyro_bdl.priors.independent import Gaussian, Laplace, ScaleMixture, StudentT
+from pyro_bdl.priors.node import GroupNormalJeffreys
+from pyro_bdl.priors.weight import Prior, Weight
+
+__all__ = ["ByName", "Gaussian", "GroupNormalJeffreys", "Laplace", "Prior", "ScaleMixture", "StudentT", "Weight"]
