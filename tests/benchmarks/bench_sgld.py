@@ -1,12 +1,13 @@
 """What one SGLD update costs: `python -m tests.benchmarks.bench_sgld [--threads 1]`.
 
-LeNet-300-100 (266,610 weights), batch 128 of N = 60,000, N(0, 1) prior on each weight. All contestants run interleaved in
-one process; a figure is the median over rounds of the ratio of medians within a round. The references are the same
+LeNet-300-100 (266,610 weights), batch 128 of N = 60,000, N(0, 1) prior on each weight. All contestants run interleaved
+in one process; a figure is the median over rounds of the ratio of medians within a round. The references are the same
 mathematics by hand, without Pyro: `foreach` (autograd, one multi-tensor call for each operation) and `flat` (its own
 backward pass, all weights in one tensor).
 """
 
 import argparse
+import itertools
 import math
 import statistics
 import time
@@ -28,7 +29,7 @@ Step = Callable[[], object]
 
 def network() -> nn.Sequential:
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(SIZES, SIZES[1:], strict=False):
+    for fan_in, fan_out in itertools.pairwise(SIZES):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -57,7 +58,7 @@ def by_hand_foreach(data: list[tuple[Tensor, Tensor]]) -> Step:
 
 def by_hand_flat(data: list[tuple[Tensor, Tensor]]) -> Step:
     shapes: list[tuple[int, ...]] = []
-    for fan_in, fan_out in zip(SIZES, SIZES[1:], strict=False):
+    for fan_in, fan_out in itertools.pairwise(SIZES):
         shapes += [(fan_in, fan_out), (fan_out,)]
     theta = torch.cat([(torch.randn(s) / math.sqrt(s[0])).reshape(-1) for s in shapes])
     gradient, noise = torch.empty_like(theta), torch.empty_like(theta)

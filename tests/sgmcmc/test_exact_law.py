@@ -109,10 +109,8 @@ def test_stationary_law(kernel: str, problem: str, temperature: float) -> None:
 
 def noise_times(factor: float) -> Callable[[pytest.MonkeyPatch], None]:
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        def langevin(position: Tensor, gradient: Tensor, *, step_size: float, temperature: float) -> Tensor:
-            return updates.langevin(position, gradient, step_size=step_size, temperature=factor**2 * temperature)
-
-        monkeypatch.setattr(kernels, "langevin", langevin)
+        langevin = kernels.langevin
+        monkeypatch.setattr(kernels, "langevin", lambda x, g, noise, **rest: langevin(x, g, factor * noise, **rest))
 
     return patch
 
@@ -157,7 +155,8 @@ def test_mutants_are_caught(monkeypatch: pytest.MonkeyPatch, kernel: str, mutant
 def test_update_alone_has_the_law_of_one_step() -> None:
     target, step_size, temperature = Gaussian.example(), 0.07, 1.7
     start = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64).expand(REPLICATES, 3)
-    draws = updates.langevin(start, target.gradient(start), step_size=step_size, temperature=temperature)
+    noise = torch.randn_like(start)
+    draws = updates.langevin(start, target.gradient(start), noise, step_size=step_size, temperature=temperature)
     mean = start[0] + 0.5 * step_size * target.gradient(start[0])
     covariance = step_size * temperature * np.eye(3)
     statistics.chi_squared_covariance(draws, mean=mean, covariance=covariance)
