@@ -37,12 +37,14 @@ class Site:
         shape: its shape in unconstrained space.
         start: where it begins in the flat vectors.
         family: "normal" on the reals, "log_normal" on the positive reals, "transformed" elsewhere.
+        in_plate: whether it stands within a plate, so that a draw belongs to more than the network.
     """
 
     name: str
     shape: tuple[int, ...]
     start: int
     family: str
+    in_plate: bool = False
 
     @property
     def size(self) -> int:
@@ -117,8 +119,8 @@ class AutoMeanField(AutoGuide):
             with ExitStack() as stack:
                 for frame in node["cond_indep_stack"]:
                     stack.enter_context(plates[frame.name])
-                posterior = _posterior(site, moments, node["fn"].support)
-                values[site.name] = pyro.sample(site.name, posterior.to_event(node["fn"].event_dim))
+                q = posterior(site, moments, node["fn"].support)
+                values[site.name] = pyro.sample(site.name, q.to_event(node["fn"].event_dim))
         return values
 
     def moments(self) -> Iterator[Moments]:
@@ -136,7 +138,7 @@ class AutoMeanField(AutoGuide):
         """The posterior of each site by name, detached, all dimensions being event dimensions."""
         with torch.no_grad():
             return {
-                site.name: _posterior(site, moments, self._support(site)).to_event(len(site.shape))
+                site.name: posterior(site, moments, self.support(site)).to_event(len(site.shape))
                 for site, moments in zip(self.sites, self.moments(), strict=True)
             }
 
@@ -158,11 +160,12 @@ class AutoMeanField(AutoGuide):
             for site, (loc, variance) in zip(self.sites, self.moments(), strict=True):
                 p = torch.as_tensor(quantiles, dtype=loc.dtype, device=loc.device)
                 z = torch.special.ndtri(p).reshape(-1, *(1,) * loc.dim())
-                value = _transform(site, self._support(site))(loc + variance.sqrt() * z)
+                value = _transform(site, self.support(site))(loc + variance.sqrt() * z)
                 result[site.name] = value[0] if _squeeze else value
             return result
 
-    def _support(self, site: Site) -> Any:
+    def support(self, site: Site) -> Any:
+        """The support of a site."""
         if site.family == "normal":
             return constraints.real
         if site.family == "log_normal":
@@ -200,7 +203,7 @@ class AutoMeanField(AutoGuide):
             _check(name, node)
             loc = biject_to(fn.support).inv(node["value"].detach())
             start = sites[-1].start + sites[-1].size if sites else 0
-            sites.append(Site(name, tuple(loc.shape), start, _family(fn.support)))
+            sites.append(Site(name, tuple(loc.shape), start, _family(fn.support), bool(node["cond_indep_stack"])))
             scale = float(infer.get("initial_scale", self.init_scale))
             locs.append(loc.reshape(-1))
             log_variances.append(torch.full_like(locs[-1], 2.0 * math.log(scale)))
@@ -216,7 +219,7 @@ class AutoMeanField(AutoGuide):
 
     def get_extra_state(self) -> Tensor:
         """The sites as JSON in a tensor of bytes, so that a state dict is nothing but tensors."""
-        text = json.dumps([[s.name, list(s.shape), s.start, s.family] for s in self.sites])
+        text = json.dumps([[s.name, list(s.shape), s.start, s.family, s.in_plate] for s in self.sites])
         return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -236,7 +239,8 @@ class AutoMeanField(AutoGuide):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-def _posterior(site: Site, moments: Moments, support: Any) -> dist.TorchDistribution:
+def posterior(site: Site, moments: Moments, support: Any) -> dist.TorchDistribution:
+    """The distribution of a site with these moments, its elements being batch dimensions."""
     if site.family == "normal":
         return VarianceNormal(*moments)
     if site.family == "log_normal":
@@ -280,7 +284,7 @@ def _check(name: str, node: dict[str, Any]) -> None:
 def _sites_of(state: Any) -> tuple[Site, ...]:
     try:
         rows = json.loads(bytes(state.tolist()).decode())
-        sites = tuple(Site(str(n), tuple(int(k) for k in s), int(at), str(f)) for n, s, at, f in rows)
+        sites = tuple(Site(str(n), tuple(int(k) for k in s), int(at), str(f), bool(p)) for n, s, at, f, p in rows)
     except (AttributeError, ValueError, TypeError) as error:
         got = f"an unreadable list of sites ({error})"
         raise InputError("the state", expected="that of an AutoMeanField", got=got) from error

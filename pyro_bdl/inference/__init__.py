@@ -1,1 +1,6 @@
-"""x"""
+"""Variational inference: the ELBO, the fit loop and its checkpoints."""
+
+from pyro_bdl.inference.elbo import MeanFieldELBO
+from pyro_bdl.inference.fit import Fit, Progress, fit_svi
+
+__all__ = ["Fit", "MeanFieldELBO", "Progress", "fit_svi"]

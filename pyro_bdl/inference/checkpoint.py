@@ -1,0 +1,136 @@
+"""A fit's state on disk: all of it, or the one before.
+
+One safetensors file: parameters, optimizer state, the place in the data and the random generators' states as tensors,
+the rest as JSON in its header, with a digest over both. It is written to a temporary file, synced and put in place in
+one move, so a crash leaves the old file. No pickle.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from pyro_bdl.errors import CorruptFileError, InputError
+from pyro_bdl.minibatches import Minibatches
+
+FORMAT = "pyro_bdl fit 1"
+DIGEST = 32
+
+
+class Checkpoint:
+    """Saves and restores a fit.
+
+    Args:
+        path: the file.
+        guide: for its sites' layout, if it has one; its parameters are among the parameters.
+        parameters: what the optimizer works on, in order.
+        optimizer: its state is saved.
+        batches: their place is saved.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        guide: Any,
+        parameters: Sequence[Tensor],
+        optimizer: torch.optim.Optimizer,
+        batches: Minibatches,
+    ) -> None:
+        self.path, self.parameters, self.optimizer, self.batches = Path(path), parameters, optimizer, batches
+        self.layout = [str(site) for site in getattr(guide, "sites", ())]
+
+    def write(self, losses: list[float], kls: list[float], seconds: float) -> None:
+        """Replace the file by the present state."""
+        tensors = {f"parameter.{i}": p.detach() for i, p in enumerate(self.parameters)}
+        state = self.optimizer.state_dict()
+        for index, entries in state["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in entries.items()}
+        place = self.batches.state_dict()
+        tensors["random"] = torch.get_rng_state()
+        if place["order_state"] is not None:
+            tensors["order"] = place["order_state"]
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            tensors["random.cuda"] = torch.cuda.get_rng_state()
+        facts = {
+            "format": FORMAT, "layout": self.layout, "losses": losses, "kls": kls, "seconds": seconds,
+            "epoch": place["epoch"], "position": place["position"], "groups": state["param_groups"],
+        }  # fmt: skip
+        payload = save({k: v.contiguous().clone() for k, v in tensors.items()}, {"facts": json.dumps(facts)})
+        _replace(self.path, hashlib.sha256(payload).digest() + payload)
+
+    def restore(self) -> tuple[list[float], list[float], float]:
+        """The state of the file, if there is one: losses, KLs and seconds so far."""
+        if not self.path.exists():
+            return [], [], 0.0
+        tensors, facts = read(self.path)
+        shapes = [list(p.shape) for p in self.parameters]
+        found = [list(tensors[f"parameter.{i}"].shape) for i in range(len(shapes)) if f"parameter.{i}" in tensors]
+        if facts["layout"] != self.layout or found != shapes:
+            raise InputError(
+                f"the checkpoint {self.path}", expected=f"that of a fit of {self.layout or shapes}",
+                got=f"one of {facts['layout'] or found}", remedy="Name another file, or remove it to begin anew",
+            )  # fmt: skip
+        with torch.no_grad():
+            for i, parameter in enumerate(self.parameters):
+                parameter.copy_(tensors[f"parameter.{i}"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                state.setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
+        place = {"epoch": facts["epoch"], "position": facts["position"], "order_state": tensors.get("order")}
+        self.batches.load_state_dict(place)
+        torch.set_rng_state(tensors["random"])
+        if "random.cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["random.cuda"])
+        return facts["losses"], facts["kls"], facts["seconds"]
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of a checkpoint, its digest checked first.
+
+    Raises:
+        CorruptFileError: it is damaged, truncated, or no checkpoint.
+    """
+    content = path.read_bytes()
+    digest, payload = content[:DIGEST], content[DIGEST:]
+    if hashlib.sha256(payload).digest() != digest:
+        raise CorruptFileError(
+            f"the checkpoint {path}", expected="a payload that fits its digest", got="another",
+            remedy="The file is damaged or no checkpoint: remove it to begin anew",
+        )  # fmt: skip
+    try:
+        header = int.from_bytes(payload[:8], "little")
+        facts = json.loads(json.loads(payload[8 : 8 + header])["__metadata__"]["facts"])
+        tensors = load(payload)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CorruptFileError(f"the checkpoint {path}", expected="a fit's state", got=str(error)) from error
+    if facts.get("format") != FORMAT:
+        raise CorruptFileError(f"the checkpoint {path}", expected=FORMAT, got=str(facts.get("format")))
+    return tensors, facts
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
