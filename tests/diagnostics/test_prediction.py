@@ -71,7 +71,7 @@ def test_weights_drawn_where_they_are_used_give_each_point_its_own_draw() -> Non
     def guide(x: Tensor) -> None:
         pyro.sample("weight", dist.Normal(torch.ones(1, 1), 0.5).to_event(2))
 
-    few, draws = X[:2], 4_000
+    few, draws = X[:2], 1_000
     local = predict_locally(bnn, local_reparameterization(guide, model=bnn), few, num_samples=draws)[..., 0]
     exact = predict(bnn, guide_draws(guide, few, num_samples=draws), few)[..., 0]
     assert type(local) is Tensor
