@@ -91,7 +91,7 @@ class StochasticGradientKernel(MCMCKernel):
         Raises:
             UnsupportedModelError: see `FirstRun` and `LogJointGradient.evaluate`.
             InputError: data, plate or initial values that do not fit.
-            NumericalError: the log joint density or its gradient is not finite at the initial values.
+            NumericalError: the log joint density is not finite at the initial values.
         """
         self._forget()
         self._args, self._kwargs, self._warmup_steps = args, kwargs, warmup_steps

@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyro_bdl.bayesian_module import BayesianModule
 from pyro_bdl.minibatches import Minibatches
+from pyro_bdl.priors import Gaussian
 from pyro_bdl.sgmcmc import SGLD
 
 N, BATCH, SIZES = 60_000, 128, (784, 300, 100, 10)
@@ -99,11 +101,10 @@ def by_hand_flat(data: list[tuple[Tensor, Tensor]]) -> Step:
 
 def kernel(data: object, *, batch_size: int | None = None) -> Step:
     net = network()
-    priors = {name: dist.Normal(torch.zeros_like(p), 1.0).to_event(p.dim()) for name, p in net.named_parameters()}
+    bnn = BayesianModule(net, Gaussian())
 
     def model(x: Tensor, y: Tensor) -> None:
-        weights = {name: pyro.sample(name, prior) for name, prior in priors.items()}
-        logits = torch.func.functional_call(net, weights, (x,))
+        logits = bnn(x)
         with pyro.plate("data", size=N, subsample_size=len(x)):
             pyro.sample("y", dist.Categorical(logits=logits), obs=y)
 
