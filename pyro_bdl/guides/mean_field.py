@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import pyro
@@ -19,6 +20,8 @@ from pyro_bdl.distributions import VarianceNormal
 from pyro_bdl.errors import InputError, UnsupportedModelError
 from pyro_bdl.guides.initial import init_to_network
 from pyro_bdl.parameters import own_parameter
+
+FAMILIES = ("normal", "log_normal", "transformed")
 
 
 class Moments(NamedTuple):
@@ -153,7 +156,8 @@ class AutoMeanField(AutoGuide):
         >>> guide.quantiles([0.5, 0.84134])["s"]
         tensor([1.0000, 2.7182])
         """
-        if not self.sites:
+        unknown = any(site.family == "transformed" for site in self.sites) and self.prototype_trace is None
+        if unknown or not self.sites:
             self._setup_prototype(*args, **kwargs)
         with torch.no_grad():
             result = {}
@@ -231,7 +235,10 @@ class AutoMeanField(AutoGuide):
         values = [state_dict.get(f"{prefix}{name}") for name in ("loc", "log_variance")]
         for value in values:
             if not isinstance(value, Tensor) or value.shape != (size,):
-                raise InputError("the state", expected=f"loc and log_variance of {size} numbers", got=repr(type(value)))
+                got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+                raise InputError("the state", expected=f"loc and log_variance of {size} numbers", got=got)
+            if not bool(torch.isfinite(value).all()):
+                raise InputError("the state", expected="finite numbers", got="NaN or infinity")
         if self.sites and self.sites != sites:
             raise InputError("the state", expected=f"the sites {self.sites}", got=f"{sites}")
         if not self.sites:
@@ -290,4 +297,7 @@ def _sites_of(state: Any) -> tuple[Site, ...]:
         raise InputError("the state", expected="that of an AutoMeanField", got=got) from error
     if not sites:
         raise InputError("the state", expected="that of a guide with sites", got="one saved before its first call")
+    starts = list(accumulate((site.size for site in sites), initial=0))[:-1]
+    if [site.start for site in sites] != starts or any(site.family not in FAMILIES for site in sites):
+        raise InputError("the state", expected="sites one after the other", got=f"{sites}")
     return sites

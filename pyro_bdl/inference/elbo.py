@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_bdl.distributions import kl as _rules  # noqa: F401 (importing it registers the rules)
-from pyro_bdl.errors import InputError
+from pyro_bdl.errors import InputError, UnsupportedModelError
 from pyro_bdl.estimators import Estimator
 from pyro_bdl.inference.numbers import refuse_non_finite
 
@@ -25,9 +25,9 @@ class MeanFieldELBO(ELBO):
     .. math:: \mathcal L = E_q[\log p(y \mid \theta)] - \beta \sum_s KL(q_s(\theta_s)\, \|\, p_s(\theta_s))
 
     Each KL is in closed form where `torch.distributions.kl` has a rule for the pair (see `pyro_bdl.distributions.kl`),
-    else estimated from the draw. No log-probability is computed that is not used. The guide may be any Pyro guide, or
-    one within `local_reparameterization` or `flipout`. For discrete latent variables and guides that are no mean field
-    take Pyro's own `TraceEnum_ELBO` and `Trace_ELBO`.
+    else estimated from the draw, also for guides that are no mean field. No log-probability is computed that is not
+    used. The guide may be any reparameterised Pyro guide, or one within `local_reparameterization` or `flipout`. For
+    discrete latent variables take Pyro's own `TraceEnum_ELBO`.
 
     Args:
         num_particles: draws of the guide per step, averaged. Default 1.
@@ -35,6 +35,7 @@ class MeanFieldELBO(ELBO):
 
     Raises:
         InputError: a latent site of the model that the guide lacks: Pyro would silently draw it from the prior.
+        UnsupportedModelError: a site of the guide that is not reparameterised (discrete, say).
         NumericalError: a likelihood or KL that is not finite; the message names the site.
 
     >>> import pyro, torch, pyro_bdl as bdl
@@ -92,26 +93,55 @@ class MeanFieldELBO(ELBO):
 
 
 def kl_terms(model_trace: Any, guide_trace: Any) -> Iterator[tuple[str, Tensor]]:
-    """The KL of each latent site of the model, scaled by its plates; one draw's estimate where no rule is known."""
+    """The KL of each latent site of the model, scaled by its plates; one draw's estimate where no rule is known.
+
+    A guide may draw an auxiliary site and hand its values on as Delta sites (Pyro's autoguides do). Where the Delta is
+    the auxiliary value itself, the pair is that of a mean field; else log q of the auxiliary site is a term of its own.
+    """
+    auxiliary = {
+        name: node
+        for name, node in guide_trace.nodes.items()
+        if node["type"] == "sample" and name not in model_trace and type(node["fn"]).__name__ != "_Subsample"
+    }
     for node in _latent(model_trace):
-        posterior = _behind_delta(guide_trace.nodes[node["name"]], guide_trace)
-        try:
-            kl = kl_divergence(posterior["fn"], node["fn"])
-        except NotImplementedError:
+        posterior = guide_trace.nodes[node["name"]]
+        if isinstance(_base(posterior), dist.Delta):
+            name = next((n for n, other in auxiliary.items() if other["value"] is _base(posterior).v), None)
+            posterior = posterior if name is None else auxiliary.pop(name)
+        _refuse_score_function(posterior)
+        kl = _closed_form(posterior["fn"], node["fn"])
+        if kl is None:
             kl = _log_prob(posterior) - _log_prob(node)
         yield node["name"], scale_and_mask(kl, node["scale"], node["mask"]).sum()
+    for name, node in auxiliary.items():
+        _refuse_score_function(node)
+        yield name, scale_and_mask(_log_prob(node), node["scale"], node["mask"]).sum()
 
 
-def _behind_delta(node: Node, trace: Any) -> Node:
-    """The auxiliary Gaussian of which a Delta site is the value itself: how Pyro's AutoNormal writes a real site."""
+def _closed_form(q: Any, p: Any) -> Tensor | None:
+    """The KL, if there is a rule; that of a Delta would leave out its log density."""
+    if isinstance(_base({"fn": q}), dist.Delta):
+        return None
+    try:
+        return kl_divergence(q, p)
+    except NotImplementedError:
+        return None
+
+
+def _base(node: Node) -> Any:
     fn = node["fn"]
     while isinstance(fn, dist.Independent):
         fn = fn.base_dist
-    if isinstance(fn, dist.Delta):
-        for other in trace.nodes.values():
-            if other["type"] == "sample" and other["infer"].get("is_auxiliary") and other["value"] is fn.v:
-                return other
-    return node
+    return fn
+
+
+def _refuse_score_function(node: Node) -> None:
+    if not node["fn"].has_rsample:
+        raise UnsupportedModelError(
+            f"the guide's site {node['name']}", expected="a reparameterised distribution",
+            got=f"{type(_base(node)).__name__}, through whose draws no gradient passes",
+            remedy="Take pyro.infer.Trace_ELBO or TraceEnum_ELBO",
+        )  # fmt: skip
 
 
 def _log_prob(node: Node) -> Tensor:

@@ -1,23 +1,23 @@
 """The fit loop."""
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import pyro
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from torch.utils.data import DataLoader
 
-from pyro_bdl.errors import BDLError, InputError, NumericalError
+from pyro_bdl.errors import InputError
 from pyro_bdl.estimators import Estimator, flipout, local_reparameterization
 from pyro_bdl.estimators.estimator import Use
 from pyro_bdl.guides import AutoMeanField
 from pyro_bdl.inference.checkpoint import Checkpoint
 from pyro_bdl.inference.elbo import MeanFieldELBO
+from pyro_bdl.inference.loop import Loop, readable
+from pyro_bdl.inference.observations import check_finite
 from pyro_bdl.inference.steps import FlatStep, GuideStep, Step
 from pyro_bdl.minibatches import Batch, Data, Minibatches, SubsampleIndices
 
@@ -87,7 +87,8 @@ def fit_svi(
     Args:
         model: a Pyro model, called with the tensors of a batch.
         guide: its guide, fitted in place.
-        data: a tensor or a tuple of tensors; a `DataLoader`; or any iterable of batches that can be gone through again.
+        data: a tensor or a tuple of tensors; a `DataLoader`; or any iterable of batches that can be gone through again
+            (it is, once, to count the data).
         epochs: how many times the data are gone through.
         batch_size: B, for tensors. Default 128, or all of fewer data.
         optimizer: makes the optimizer from the list of parameters. Default: Adam with learning rate 0.001, fused.
@@ -110,7 +111,8 @@ def fit_svi(
 
     Raises:
         InputError: arguments out of range, empty or non-finite data, a data plate whose numbers are not the data's,
-            labels that do not fit. The parameters are as before.
+            labels that do not fit. The parameters are as before the fit, if it is found in the first epoch (in a later
+            one, which only data that change can bring about, they are those of the last good step).
         NumericalError: a loss or gradient that is not finite; the message names the site and the step. The parameters
             are those of the last good step, and the checkpoint is that of the last good epoch.
 
@@ -128,104 +130,39 @@ def fit_svi(
     _check(epochs, num_particles, kl_warmup, estimator, elbo)
     with _seeded(seed):
         tensors = isinstance(data, (Tensor, tuple))
-        batches = Minibatches(data, batch_size=(batch_size or 128) if tensors else batch_size, device=device)
+        batches = Minibatches(
+            data, batch_size=(batch_size or 128) if tensors else batch_size, size=_size(data), device=device
+        )
         plate = SubsampleIndices(size=batches.size, plate=data_plate)
         first = _first(batches)
+        check_finite(first)
         wrapped = _estimator(model, guide, estimator)
-        step = _readable(lambda: _make_step(model, guide, wrapped, elbo, plate, first, num_particles))
+        step = readable(lambda: _make_step(model, guide, wrapped, elbo, plate, first, num_particles), "the first batch")
+        before = [parameter.detach().clone() for parameter in step.parameters]
         make = optimizer or (lambda parameters: torch.optim.Adam(parameters, lr=1e-3, fused=True))
         torch_optimizer = make(step.parameters)
         fit = Fit(model, guide)
         saved = Checkpoint(checkpoint, guide, step.parameters, torch_optimizer, batches) if checkpoint else None
         if saved is not None:
             fit.losses, fit.kls, fit.seconds = saved.restore()
-        loop = _Loop(fit, step, torch_optimizer, batches, epochs, kl_warmup, schedule, progress)
+        loop = Loop(
+            step, torch_optimizer, batches, first, epochs=epochs, kl_warmup=kl_warmup, schedule=schedule,
+            progress=progress, done=len(fit.losses), before=before,
+        )  # fmt: skip
         callbacks = tuple(callbacks)
         with loop.bar:
             for epoch in range(len(fit.losses), epochs):
-                weight = loop.epoch(epoch)
+                loss, seconds, weight = loop.epoch(epoch)
+                fit.losses.append(loss.total)
+                fit.kls.append(loss.kl)
+                fit.seconds += seconds
                 if saved is not None:
                     saved.write(fit.losses, fit.kls, fit.seconds)
-                told = Progress(epoch, fit.losses[-1], fit.kls[-1], weight, guide)
-                answers = [callback(told) for callback in callbacks]
-                if True in answers:
+                told = Progress(epoch, loss.total, loss.kl, weight, guide)
+                if any([callback(told) is True for callback in callbacks]):  # noqa: C419 (each of them is told)
                     break
     fit.coverage = wrapped.coverage() if isinstance(wrapped, Estimator) else []
     return fit
-
-
-class _Loop:
-    """The steps of an epoch, their learning rates and KL weights."""
-
-    def __init__(
-        self,
-        fit: Fit,
-        step: Step,
-        optimizer: torch.optim.Optimizer,
-        batches: Minibatches,
-        epochs: int,
-        kl_warmup: float,
-        schedule: Callable[[float], float] | None,
-        progress: bool,
-    ) -> None:
-        self.fit, self.step, self.optimizer, self.batches = fit, step, optimizer, batches
-        self.epochs, self.kl_warmup, self.schedule = epochs, kl_warmup, schedule
-        self.rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
-        for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
-            group["initial_lr"] = rate
-        self.bar = tqdm(total=epochs, initial=len(fit.losses), desc="SVI", unit="epoch", disable=not progress)
-        self.done = 0
-
-    def epoch(self, epoch: int) -> float:
-        """Go through the data once; the KL weight of the last step."""
-        begin, count, weight = time.perf_counter(), 0, 1.0
-        total = kl = 0.0
-        per_epoch = self.batches.batches_per_epoch
-        with pyro.validation_enabled(False):
-            for batch in self.batches:
-                fraction = epoch + (count / per_epoch if per_epoch else 0.0)
-                weight = min(1.0, fraction / self.kl_warmup) if self.kl_warmup else 1.0
-                if self.schedule is not None:
-                    factor = self.schedule(fraction / self.epochs)
-                    for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-                        group["lr"] = rate * factor
-                loss = self._step(batch, weight, epoch, count)
-                total, kl, count = total + loss.total, kl + loss.kl, count + 1
-        if count == 0:
-            raise InputError("data", expected="at least one batch an epoch", got="none")
-        self.fit.losses.append(total / count)
-        self.fit.kls.append(kl / count)
-        self.fit.seconds += time.perf_counter() - begin
-        self.bar.update()
-        self.bar.set_postfix(loss=f"{total / count:.4g}", kl=f"{kl / count:.4g}", refresh=False)
-        return weight
-
-    def _step(self, batch: Batch, weight: float, epoch: int, count: int) -> Any:
-        try:
-            loss = self.step(batch, weight)
-        except NumericalError as error:
-            raise NumericalError(
-                f"{error}, at step {count} of epoch {epoch}; the parameters are those before it"
-            ) from error
-        except (RuntimeError, ValueError, IndexError) as error:
-            if isinstance(error, BDLError):
-                raise
-            with pyro.validation_enabled(True):
-                _readable(lambda: self.step(batch, weight))
-            raise
-        self.optimizer.step()
-        return loss
-
-
-def _readable(run: Callable[[], Any]) -> Any:
-    """Run with validation on; what Pyro or torch refuse becomes an `InputError`."""
-    try:
-        with pyro.validation_enabled(True):
-            return run()
-    except (ValueError, IndexError) as error:
-        if isinstance(error, BDLError):
-            raise
-        raise InputError("the data", expected="what the model's sites support", got=str(error)) from error
 
 
 def _make_step(
@@ -241,6 +178,19 @@ def _estimator(model: Any, guide: Any, name: str) -> Any:
     if name == "plain" or isinstance(guide, Estimator):
         return guide
     return (local_reparameterization if name == "local" else flipout)(guide, model=model)
+
+
+def _size(data: Any) -> int | None:
+    """N: tensors know it, a `DataLoader` with a sampler too; other iterables are gone through once to count it."""
+    if isinstance(data, (Tensor, tuple)):
+        return None
+    if isinstance(data, DataLoader) and data.batch_size is not None and isinstance(data.sampler, Sized):
+        return len(data.sampler)
+    size = 0
+    for batch in Minibatches(data):
+        check_finite(batch)
+        size += batch.length
+    return size or None
 
 
 def _first(batches: Minibatches) -> Batch:
@@ -263,6 +213,8 @@ def _check(epochs: int, num_particles: int, kl_warmup: float, estimator: str, el
         raise InputError("kl_warmup", expected="a number of epochs, 0 or more", got=str(kl_warmup))
     if estimator not in ("local", "flipout", "plain"):
         raise InputError("estimator", expected='"local", "flipout" or "plain"', got=repr(estimator))
+    if elbo is not None and num_particles != 1:
+        raise InputError("num_particles", expected="1 with an ELBO, which has its own", got=str(num_particles))
     if elbo is not None and not isinstance(elbo, MeanFieldELBO) and kl_warmup:
         raise InputError("kl_warmup", expected="0 with a Pyro ELBO, whose KL cannot be weighted", got=str(kl_warmup))
 

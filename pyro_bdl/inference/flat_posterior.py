@@ -59,10 +59,10 @@ class FlatPosterior:
         return frozenset(self._priors)
 
     def set_priors(self, priors: dict[str, Any]) -> None:
-        """Take over the sites whose prior is one fixed normal; `priors` are the distributions the model gave."""
+        """Take over the sites whose prior is one fixed normal; `priors` are those that are the same at each step."""
         self.runs, self._priors = [], {}
         for site in self.sites:
-            numbers = _one_normal(priors[site.name]) if site.family == "normal" else None
+            numbers = _one_normal(priors.get(site.name)) if site.family == "normal" else None
             if numbers is None:
                 continue
             self._priors[site.name] = priors[site.name]

@@ -41,7 +41,8 @@ class Recording(Messenger):
             )
         total: Any = 0.0
         for msg in self.observed:
-            term = msg["fn"].log_prob(msg["value"])
+            fn: Any = msg["fn"]
+            term = fn.log_prob(msg["value"])
             if isinstance(msg["scale"], (int, float)) and msg["mask"] is None:
                 total = total + term.sum() * msg["scale"]
             else:

@@ -43,24 +43,29 @@ class GuideStep(Step):
     """For any guide: `MeanFieldELBO` and autograd, or a Pyro ELBO that is handed over."""
 
     def __init__(self, model: Any, guide: Any, elbo: Any, plate: SubsampleIndices, first: Batch) -> None:
-        self.model, self.guide, self.elbo, self.plate = model, guide, elbo, plate
+        self.model, self.guide, self.elbo, self.plate, self.kl_weight = model, guide, elbo, plate, 1.0
+        if isinstance(elbo, MeanFieldELBO):  # a copy, so that the warm-up multiplies the caller's own weight
+            own = elbo.kl_weight
+            self.elbo = MeanFieldELBO(
+                elbo.num_particles, kl_weight=lambda: self.kl_weight * (own() if callable(own) else own)
+            )
         with self._at(first), poutine.trace(param_only=True) as capture, torch.no_grad():
-            elbo.loss(model, guide, *first.args)
+            self.elbo.loss(model, guide, *first.args)
         plate.require_plate()
-        found = [node["value"].unconstrained() for node in capture.trace.nodes.values()]
-        self.parameters = list(dict.fromkeys(found))
+        nodes: dict[str, Any] = dict(capture.trace.nodes)
+        self.names = {node["value"].unconstrained(): name for name, node in nodes.items()}
+        self.parameters = list(self.names)
 
     def __call__(self, batch: Batch, kl_weight: float) -> Loss:
         """One call of the ELBO."""
         for parameter in self.parameters:
             parameter.grad = None
-        if isinstance(self.elbo, MeanFieldELBO):
-            self.elbo.kl_weight = kl_weight
+        self.kl_weight = kl_weight
         with self._at(batch):
             total = float(self.elbo.loss_and_grads(self.model, self.guide, *batch.args))
-        for parameter in self.parameters:
+        for parameter, name in self.names.items():
             if parameter.grad is not None:
-                refuse_non_finite(parameter.grad.sum(), "the gradient", "a parameter")
+                refuse_non_finite(parameter.grad.abs().max(), "the gradient", name)
         if not math.isfinite(total):
             raise NumericalError(f"the loss is {total}")
         return Loss(total, float("nan"))
@@ -102,7 +107,9 @@ class FlatStep(Step):
         self.values: dict[str, Tensor] = {}
         self._run(first)  # what the priors and the learned parameters are
         plate.require_plate()
-        self.posterior.set_priors(self.recording.priors)
+        before = dict(self.recording.priors)
+        self._run(first)
+        self.posterior.set_priors(self._fixed(before))
         learned = dict.fromkeys(self.recording.parameters.values())
         self.learned = [p for p in learned if p.requires_grad]
         self.parameters = [guide.loc, guide.log_variance, *self.learned]
@@ -126,9 +133,7 @@ class FlatStep(Step):
                 self._draw_weights()
             self._run(batch)
             if self.posterior.has_changed(self.recording.priors):
-                raise InputError(
-                    "the model", expected="the same fixed normal priors at each step", got="others than at the first"
-                )
+                raise InputError("the model", expected="the priors that it had at the first step", got="others")
             loss = -self.recording.log_likelihood() / passes
             negative_log_likelihood += float(loss.detach())
             if particle == 0:
@@ -152,6 +157,14 @@ class FlatStep(Step):
                 self.values = {name: moments.loc for name, moments in self.posterior.leaves.items()}
         with self.recording, self.plate:
             self.model(*batch.args)
+
+    def _fixed(self, before: dict[str, Any]) -> dict[str, Any]:
+        """The priors that are the very same object in two passes, and count once."""
+        return {
+            name: prior
+            for name, prior in self.recording.priors.items()
+            if before[name] is prior and self.recording.scales[name] == (1.0, None)
+        }
 
     def _site(self, name: str) -> Site:
         if name not in self.sites:
@@ -224,7 +237,8 @@ class FlatStep(Step):
     def _explain(self) -> None:
         """Name the site whose term is not finite."""
         for msg in self.recording.observed:
-            refuse_non_finite(msg["fn"].log_prob(msg["value"]).sum(), "the log-likelihood", str(msg["name"]))
+            fn: Any = msg["fn"]
+            refuse_non_finite(fn.log_prob(msg["value"]).sum(), "the log-likelihood", str(msg["name"]))
         for name, prior in self.recording.priors.items():
             q = VarianceNormal(*self.posterior.leaves[name])
             refuse_non_finite(q.loc.sum() + q.variance.sum(), "the posterior", name)
