@@ -1,11 +1,13 @@
 """A network plus a prior is a Pyro program."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pyro_bdl.errors import InputError
 from pyro_bdl.estimators.passes import begin_pass, is_dry_run
@@ -57,6 +59,7 @@ class BayesianModule(nn.Module):
             raise InputError("the network", expected="at least one random parameter", got="none")
         self._random = chosen
         self._learned = [n for n, _ in owned if n not in set(chosen)]
+        self._coupling = [module for module in net.modules() if isinstance(module, _BatchNorm)]
         self._bound: tuple[Any, WeightProgram] | None = None
         self._program()  # a prior that does not fit is refused here
 
@@ -74,11 +77,23 @@ class BayesianModule(nn.Module):
         drawn = self._program()()
         prefix = len(self._prefix)
         tensors = {name[prefix:]: begin_pass(value) for name, value in drawn.items()}
+        if self._coupling and any(hasattr(value, "roots") for value in tensors.values()):
+            self._warn_of_coupling()
         for name in self._learned:
             tensors[name] = own_parameter(self._prefix + name, self.net.get_parameter(name))
         if is_dry_run():  # running statistics and the like stay as they are
             tensors |= {name: buffer.clone() for name, buffer in self.net.named_buffers()}
         return tensors
+
+    def _warn_of_coupling(self) -> None:
+        """Say once that batch statistics make the outputs of data points depend on one another's draws."""
+        if any(module.training or module.running_mean is None for module in self._coupling):
+            self._coupling = []
+            warnings.warn(
+                "batch normalisation in training mode couples the data points of a batch, and weights drawn for each "
+                "data point are right only where data points do not meet: take the plain estimator, or net.eval()",
+                stacklevel=4,
+            )
 
     @property
     def _prefix(self) -> str:

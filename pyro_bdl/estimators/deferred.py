@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from pyro_bdl.errors import UnsupportedModelError
 from pyro_bdl.estimators.passes import Root
 
 
@@ -81,6 +82,14 @@ class DeferredDraw(Tensor):
         if func in METADATA:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if name.endswith("_") and not name.endswith("__"):
+            raise UnsupportedModelError(
+                f"{name} of {next(deferred_in(args, kwargs))}",
+                expected="functions that leave a random weight as it is",
+                got="one that writes into it",
+                remedy=f"Use the function without the underscore, {name[:-1]}",
+            )
         algebra = ALGEBRA.get(func)
         if algebra is not None:
             result = algebra(*args, **kwargs)
@@ -120,10 +129,10 @@ def _disjoint(a: DeferredDraw, b: DeferredDraw) -> bool:
     return not set(map(id, a.roots)) & set(map(id, b.roots))
 
 
-def _multiply(a: Any, b: Any) -> Any:
-    if isinstance(a, DeferredDraw) and isinstance(b, DeferredDraw):
-        return _product(a, b)
-    draw, factor = (a, b) if isinstance(a, DeferredDraw) else (b, a)
+def _multiply(input: Any, other: Any) -> Any:
+    if isinstance(input, DeferredDraw) and isinstance(other, DeferredDraw):
+        return _product(input, other)
+    draw, factor = (input, other) if isinstance(input, DeferredDraw) else (other, input)
     if isinstance(factor, Tensor):
         # Broadcasting the draw itself would repeat it: no longer independent elements.
         if draw.log_normal or torch.broadcast_shapes(draw.loc.shape, factor.shape) != draw.loc.shape:
@@ -158,67 +167,74 @@ def _product(a: DeferredDraw, b: DeferredDraw) -> Any:
         return NotImplemented
     if weight.scale is not None:
         scale = _product(weight.scale, scale)
-        if scale is NotImplemented:
+        if scale is NotImplemented or scale.scale is not None:
             return NotImplemented
     return weight.derive(weight.loc, weight.variance, value, roots=roots, scale=scale)
 
 
-def _divide(a: Any, b: Any) -> Any:
-    if isinstance(b, DeferredDraw):
-        reciprocal = _power(b, -1.0)
-        return NotImplemented if reciprocal is NotImplemented else _multiply(a, reciprocal)
-    return _multiply(a, b.reciprocal() if isinstance(b, Tensor) else 1.0 / b)
-
-
-def _power(a: Any, exponent: Any) -> Any:
-    if not (isinstance(a, DeferredDraw) and a.log_normal and isinstance(exponent, (int, float))):
+def _divide(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
+    if rounding_mode is not None:
         return NotImplemented
-    return a.derive(a.loc * exponent, a.variance * exponent**2, lambda: a.value() ** exponent)
+    if isinstance(other, DeferredDraw):
+        reciprocal = _power(other, -1.0)
+        return NotImplemented if reciprocal is NotImplemented else _multiply(input, reciprocal)
+    if isinstance(other, Tensor):
+        return _multiply(input, other.reciprocal())
+    return _multiply(input, 1.0 / other) if other else NotImplemented
+
+
+def _power(input: Any, exponent: Any) -> Any:
+    if not (isinstance(input, DeferredDraw) and input.log_normal and isinstance(exponent, (int, float))):
+        return NotImplemented
+    return input.derive(input.loc * exponent, input.variance * exponent**2, lambda: input.value() ** exponent)
 
 
 def _view(func: Callable[..., Tensor], *, keeps_dims: bool = False) -> Callable[..., Any]:
     """A rearrangement of elements, which leaves them independent."""
 
-    def apply(a: Any, *args: Any, **kwargs: Any) -> Any:
+    def apply(input: DeferredDraw, *args: Any, **kwargs: Any) -> Any:
         scale: Any = None
-        if not isinstance(a, DeferredDraw):
-            return NotImplemented
-        if a.scale is not None:
-            if not (keeps_dims and a.scale.dim() == a.dim()):
+        if input.scale is not None:
+            if not (keeps_dims and input.scale.dim() == input.dim()):
                 return NotImplemented
-            scale = func(a.scale, *args, **kwargs)
-        return a.derive(
-            func(a.loc, *args, **kwargs),
-            func(a.variance, *args, **kwargs),
-            lambda: func(a.value(), *args, **kwargs),
+            scale = func(input.scale, *args, **kwargs)
+        return input.derive(
+            func(input.loc, *args, **kwargs),
+            func(input.variance, *args, **kwargs),
+            lambda: func(input.value(), *args, **kwargs),
             scale=scale,
         )
 
     return apply
 
 
-def _index(a: Any, index: Any) -> Any:
-    """`a[..., None]` and the like: new dimensions of length one, nothing taken out."""
+def _index(draw: DeferredDraw, index: Any) -> Any:
+    """`w[..., None]` and the like: new dimensions of length one, nothing taken out."""
     parts = index if isinstance(index, tuple) else (index,)
-    if all(part is None or part is Ellipsis or part == slice(None) for part in parts):
-        return _view(Tensor.__getitem__)(a, index)
+    if all(part is None or part is Ellipsis or (isinstance(part, slice) and part == slice(None)) for part in parts):
+        return _view(Tensor.__getitem__)(draw, index)
     return NotImplemented
 
 
-def _expand(a: DeferredDraw, *sizes: Any) -> Any:
+def _expand(draw: DeferredDraw, *sizes: Any) -> Any:
     shape = tuple(sizes[0]) if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes
-    kept = len(shape) == a.loc.dim() and all(n in (-1, m) for n, m in zip(shape, a.loc.shape, strict=True))
-    return a if kept else NotImplemented
+    kept = len(shape) == draw.loc.dim() and all(n in (-1, m) for n, m in zip(shape, draw.loc.shape, strict=True))
+    return draw if kept else NotImplemented
+
+
+def _like(func: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A tensor of the draw's shape, dtype and device, whatever its value."""
+    return lambda input, *args, **kwargs: func(input.loc, *args, **kwargs)
 
 
 ALGEBRA: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((torch.mul, torch.multiply, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), _multiply),
     **dict.fromkeys((torch.div, torch.true_divide, Tensor.div, Tensor.__truediv__), _divide),
     **dict.fromkeys((torch.pow, Tensor.pow, Tensor.__pow__), _power),
-    **dict.fromkeys((torch.sqrt, Tensor.sqrt), lambda a: _power(a, 0.5)),
-    **dict.fromkeys((torch.square, Tensor.square), lambda a: _power(a, 2.0)),
-    **dict.fromkeys((torch.reciprocal, Tensor.reciprocal), lambda a: _power(a, -1.0)),
-    **dict.fromkeys((torch.neg, Tensor.neg, Tensor.__neg__), lambda a: _multiply(a, -1.0)),
+    **dict.fromkeys((torch.sqrt, Tensor.sqrt), lambda input: _power(input, 0.5)),
+    **dict.fromkeys((torch.square, Tensor.square), lambda input: _power(input, 2.0)),
+    **dict.fromkeys((torch.reciprocal, Tensor.reciprocal), lambda input: _power(input, -1.0)),
+    **dict.fromkeys((torch.neg, Tensor.neg, Tensor.__neg__), lambda input: _multiply(input, -1.0)),
     **{
         func: _view(func)
         for func in (torch.reshape, Tensor.reshape, Tensor.view, torch.unsqueeze, Tensor.unsqueeze)
@@ -232,7 +248,14 @@ ALGEBRA: dict[Any, Callable[..., Any]] = {
     },
     Tensor.__getitem__: _index,
     Tensor.expand: _expand,
-    Tensor.contiguous: lambda a: a,
+    Tensor.contiguous: lambda draw: draw,
+    **{
+        func: _like(func)
+        for func in (
+            torch.zeros_like, torch.ones_like, torch.full_like, torch.empty_like, torch.rand_like, torch.randn_like,
+            Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_empty, Tensor.new_tensor,
+        )
+    },
 }  # fmt: skip
 
 METADATA = {

@@ -4,12 +4,14 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor
@@ -17,7 +19,7 @@ from torch import Tensor
 from pyro_bdl.errors import InputError, UnsupportedModelError
 from pyro_bdl.estimators.deferred import DeferredDraw, deferred_in, drawn
 from pyro_bdl.estimators.operations import OPERATIONS, Convolution, Linear, Unfit
-from pyro_bdl.estimators.passes import Root, dry_run
+from pyro_bdl.estimators.passes import Root, dry_run, is_dry_run
 
 Fallback = Literal["draw", "warn", "raise"]
 
@@ -59,7 +61,6 @@ class Estimator(ABC):
         self.model = model if model is not None else _model_of(guide)
         self.shared = set(shared)
         self.examined = False
-        self.single_pass = False
         self._messenger = _Defer(self)
         self._uses: dict[tuple[str, Any, str], Use] = {}
 
@@ -91,7 +92,6 @@ class Estimator(ABC):
         roots = {root for node in guide_trace.nodes.values() for root in getattr(node.get("value"), "roots", ())}
         self.shared |= {root.name for root in roots if root.uses > 1}
         self.examined = True
-        self._uses.clear()
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         with self._messenger:
@@ -111,9 +111,10 @@ class Estimator(ABC):
 
     def apply(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of a function of deferred draws: its output drawn, or the function of ordinary draws."""
-        roots = {root: None for draw in deferred_in(args, kwargs) for root in draw.roots}  # a set that keeps its order
+        every = [root for draw in deferred_in(args, kwargs) for root in draw.roots]
+        roots = dict.fromkeys(every)  # a set that keeps its order
         operation = OPERATIONS.get(func)
-        tied = [root.name for root in roots if root.name in self.shared]
+        tied = [root.name for root in roots if root.name in self.shared or every.count(root) > 1]
         if operation is None:
             result: Any = Unfit("there is no rule for this function")
         elif tied:
@@ -135,21 +136,26 @@ class Estimator(ABC):
     def _note(self, roots: Iterable[Root], func: Any, how: Literal["local", "drawn"], reason: str) -> None:
         for root in roots:
             root.uses += 1
-            if root.how == "local" or (root.how == "drawn" and how == "local"):
-                self._used_again(root)
+            if is_dry_run():
+                continue  # it only counts
+            if root.how and "local" in (root.how, how):
+                self._check_second_use(root, how)
             root.how = how
             key = (root.name, func, reason)
             if key not in self._uses:
-                name = getattr(func, "__name__", str(func))
-                self._uses[key] = Use(root.name, name, how, reason)
+                use = Use(root.name, getattr(func, "__name__", str(func)), how, reason)
                 if how == "drawn" and self.fallback != "draw":
-                    self._complain(self._uses.pop(key))
+                    self._complain(use)
+                self._uses[key] = use
 
-    def _used_again(self, root: Root) -> None:
-        from pyro_bdl.estimators.passes import is_dry_run
+    def _check_second_use(self, root: Root, how: Literal["local", "drawn"]) -> None:
+        """Refuse a second use that no dry run foresaw, where it is not plainly something else.
 
-        if is_dry_run() or (self.examined and not self.single_pass):
-            return  # a dry run counts; without a dry run's verdict a second use cannot be told from a new pass
+        After a dry run, a local use and an ordinary one are those of the network and of an ELBO that takes the log
+        density of the draw; two local uses are two passes, unless the model would have told a new pass.
+        """
+        if self.examined and not (root.announced and root.how == how):
+            return
         raise UnsupportedModelError(
             f"the weight {root.name}",
             expected="one use in a pass through the model, since each use is drawn on its own",
@@ -158,7 +164,6 @@ class Estimator(ABC):
         )
 
     def _complain(self, use: Use) -> None:
-        message = f"{use.site} got one ordinary draw for the whole batch, in {use.operation}: {use.reason}"
         if self.fallback == "raise":
             raise UnsupportedModelError(
                 f"the estimator of {use.site}",
@@ -166,8 +171,8 @@ class Estimator(ABC):
                 got=f"{use.operation}: {use.reason}",
                 remedy='Say fallback="draw" to allow one ordinary draw for the whole batch',
             )
+        message = f"{use.site} got one ordinary draw for the whole batch, in {use.operation}: {use.reason}"
         warnings.warn(message, stacklevel=6)
-        self._uses[(use.site, use.operation, use.reason)] = use
 
 
 class _Defer(Messenger):
@@ -197,4 +202,10 @@ class _Defer(Messenger):
 
 
 def _model_of(guide: Callable[..., Any]) -> Callable[..., Any] | None:
-    return guide.model if isinstance(guide, AutoGuide) else None
+    """The model of an autoguide, without the handler of its initial values, which would sample y at a missing y."""
+    if not isinstance(guide, AutoGuide):
+        return None
+    model: Any = guide.model
+    while isinstance(bound := getattr(model, "func", None), partial) and isinstance(bound.args[0], InitMessenger):
+        model = bound.args[1]
+    return model

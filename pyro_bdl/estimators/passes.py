@@ -20,19 +20,25 @@ class Root:
         name: the site.
         estimator: decides how each use is drawn, and keeps the coverage report.
         uses: how many operations used it in this pass.
+        announced: whether the model tells where its passes begin, so that a second use cannot be a new pass.
         how: "local" once it was drawn where it was used, "drawn" once it got one ordinary draw.
     """
 
-    __slots__ = ("_draw", "_value", "estimator", "how", "name", "uses")
+    __slots__ = ("_draw", "_value", "announced", "estimator", "how", "name", "uses")
 
     def __init__(self, name: str, estimator: "Estimator", draw: Callable[[], Tensor]) -> None:
         self.name, self.estimator = name, estimator
         self._draw = draw
         self._value: Tensor | None = None
-        self.begin_pass()
+        self.announced = False
+        self._forget()
 
     def begin_pass(self) -> None:
         """Forget the uses of the pass before; an ordinary draw stays what it was."""
+        self.announced = True
+        self._forget()
+
+    def _forget(self) -> None:
         self.uses = 0
         self.how: Literal["", "local", "drawn"] = ""
 
