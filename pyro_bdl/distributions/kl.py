@@ -22,13 +22,13 @@ K1, K2, K3 = 0.63576, 1.87320, 1.48695
 def log_alpha(loc: Tensor, variance: Tensor) -> Tensor:
     r"""The log dropout rate :math:`\log \alpha = \log(\sigma^2 / \mu^2)`, finite also at mean zero.
 
-    Where :math:`\mu^2` or the variance is below the smallest normal number of the dtype, that number stands for it.
+    Where :math:`|\mu|` or the variance is below the smallest normal number of the dtype, that number stands for it.
 
     >>> log_alpha(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0]))
-    tensor([ 0.0000, 87.3365])
+    tensor([  0.0000, 174.6731])
     """
     tiny = torch.finfo(loc.dtype).tiny
-    return variance.clamp_min(tiny).log() - loc.square().clamp_min(tiny).log()
+    return variance.clamp_min(tiny).log() - 2.0 * loc.abs().clamp_min(tiny).log()
 
 
 def dropout_kl(log_alpha: Tensor) -> Tensor:
@@ -45,7 +45,8 @@ def dropout_kl(log_alpha: Tensor) -> Tensor:
 def _variance_normal_normal(q: VarianceNormal, p: dist.Normal) -> Tensor:
     precision = p.scale.square().reciprocal()
     ratio = q.variance * precision
-    return 0.5 * ((q.loc - p.loc).square() * precision + ratio - ratio.log() - 1.0)
+    tiny = torch.finfo(ratio.dtype).tiny  # below it the logarithm's gradient would overflow
+    return 0.5 * ((q.loc - p.loc).square() * precision + ratio - ratio.clamp_min(tiny).log() - 1.0)
 
 
 @register_kl(VarianceNormal, VarianceNormal)

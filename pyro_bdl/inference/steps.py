@@ -163,7 +163,7 @@ class FlatStep(Step):
         return {
             name: prior
             for name, prior in self.recording.priors.items()
-            if before[name] is prior and self.recording.scales[name] == (1.0, None)
+            if before.get(name) is prior and self.recording.scales[name] == (1.0, None)
         }
 
     def _site(self, name: str) -> Site:
