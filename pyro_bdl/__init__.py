@@ -1,8 +1,42 @@
-"""Bayesian deep learning on Pyro."""
+"""Bayesian deep learning on Pyro.
 
-from pyro_bdl import data, diagnostics, distributions, errors, guides, observation, priors
+A network plus a prior is a Pyro program (`BayesianModule`); fit it by SVI (`fit_svi`, or Pyro's own `SVI`) or sample it
+by stochastic-gradient MCMC (`SGLD` in Pyro's own `MCMC`), and look at the posterior in ArviZ (`from_pyro`,
+`from_pyro_svi`).
+"""
+
+from pyro_bdl import data, diagnostics, distributions, errors, guides, priors
 from pyro_bdl.bayesian_module import BayesianModule
-from pyro_bdl.diagnostics import from_pyro, from_pyro_svi
+from pyro_bdl.diagnostics import from_pyro, from_pyro_svi, guide_draws, predict, predict_locally
 from pyro_bdl.estimators import flipout, local_reparameterization
-from pyro_bdl.observation import Classifier, Regressor
 from pyro_bdl.inference import Fit, MeanFieldELBO, fit_svi
+from pyro_bdl.observation import Classifier, Regressor
+from pyro_bdl.sgmcmc import SGLD, Constant, PolynomialDecay, step_size_weighted_mean
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SGLD",
+    "BayesianModule",
+    "Classifier",
+    "Constant",
+    "Fit",
+    "MeanFieldELBO",
+    "PolynomialDecay",
+    "Regressor",
+    "data",
+    "diagnostics",
+    "distributions",
+    "errors",
+    "fit_svi",
+    "flipout",
+    "from_pyro",
+    "from_pyro_svi",
+    "guide_draws",
+    "guides",
+    "local_reparameterization",
+    "predict",
+    "predict_locally",
+    "priors",
+    "step_size_weighted_mean",
+]

@@ -4,6 +4,8 @@ One base class, few children. Bad input is an `InputError`, which is a `ValueErr
 finite numbers is a `NumericalError`. Whoever raises one has changed nothing yet.
 """
 
+from typing import Any
+
 
 class BDLError(Exception):
     """The base of every error that this package raises on purpose."""
@@ -27,6 +29,14 @@ class InputError(BDLError, ValueError):
     def __init__(self, what: str, *, expected: str, got: str, remedy: str = "") -> None:
         self.what, self.expected, self.got, self.remedy = what, expected, got, remedy
         super().__init__(f"{what}: expected {expected}, got {got}" + (f". {remedy}" if remedy else ""))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How a worker process hands the error over."""
+        return _restore, (type(self), self.what, self.expected, self.got, self.remedy)
+
+
+def _restore(kind: type[InputError], what: str, expected: str, got: str, remedy: str) -> InputError:
+    return kind(what, expected=expected, got=got, remedy=remedy)
 
 
 class ImproperPriorError(InputError):

@@ -1,0 +1,1 @@
+"""Named models of the literature, each runnable: `python -m models.NAME --help`."""
