@@ -82,20 +82,14 @@ class DeferredDraw(Tensor):
         if func in METADATA:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
-        name = getattr(func, "__name__", "")
-        if name.endswith("_") and not name.endswith("__"):
-            raise UnsupportedModelError(
-                f"{name} of {next(deferred_in(args, kwargs))}",
-                expected="functions that leave a random weight as it is",
-                got="one that writes into it",
-                remedy=f"Use the function without the underscore, {name[:-1]}",
-            )
         algebra = ALGEBRA.get(func)
         if algebra is not None:
             result = algebra(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        return next(deferred_in(args, kwargs)).roots[0].estimator.apply(func, args, kwargs)
+        draw = next(deferred_in(args, kwargs))
+        _refuse_writing(func, draw)
+        return draw.roots[0].estimator.apply(func, args, kwargs)
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, *_: Any) -> NoReturn:
@@ -123,6 +117,17 @@ def drawn(item: Any) -> Any:
     if isinstance(item, dict):
         return {key: drawn(part) for key, part in item.items()}
     return item
+
+
+def _refuse_writing(func: Any, draw: DeferredDraw) -> None:
+    name = getattr(func, "__name__", "")
+    if name.endswith("_") and not name.endswith("__"):
+        raise UnsupportedModelError(
+            f"{name} of {draw!r}",
+            expected="functions that leave a random weight as it is",
+            got="one that writes into it",
+            remedy=f"Use the function without the underscore, {name[:-1]}",
+        )
 
 
 def _disjoint(a: DeferredDraw, b: DeferredDraw) -> bool:

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from pyro import poutine
 from torch import Tensor
 
+from pyro_bdl.errors import UnsupportedModelError
 from pyro_bdl.estimators import flipout, local_reparameterization
 from tests.estimators.programs import Network, Program, inputs, normal
 
@@ -23,6 +25,7 @@ def case(network: Network, x: tuple[int, ...], **shapes: tuple[int, ...]) -> tup
 
 
 PLAIN = inputs(3, 4, seed=7)
+POSITIVE = PLAIN.abs()
 VECTOR = inputs(3, seed=8)
 
 CASES: dict[str, tuple[Program, Tensor]] = {
@@ -53,9 +56,10 @@ CASES: dict[str, tuple[Program, Tensor]] = {
     "mm, weight left": case(lambda x, w: w.mm(x.T), (2, 4), w=W),
     "addmm, random bias": case(lambda x, w, b: torch.addmm(b, x, w), (2, 4), w=(4, 3), b=B),
     "addmm, plain bias": case(lambda x, w: torch.addmm(VECTOR, x, w.T), (2, 4), w=W),
-    "w with a plain factor": case(lambda x, w: F.linear(x, w * PLAIN * 0.5), (2, 4), w=W),
-    "a plain factor from the left": case(lambda x, w: F.linear(x, torch.mul(PLAIN, other=w)), (2, 4), w=W),
-    "w by a plain divisor": case(lambda x, w: F.linear(x, -w / 3.0 / (PLAIN + 9.0)), (2, 4), w=W),
+    "w with a plain factor": case(lambda x, w: F.linear(x, w * POSITIVE * 0.5), (2, 4), w=W),
+    "a plain factor from the left": case(lambda x, w: F.linear(x, torch.mul(POSITIVE, other=w)), (2, 4), w=W),
+    "w by a plain divisor": case(lambda x, w: F.linear(x, w / 3.0 / POSITIVE), (2, 4), w=W),
+    "w negated": case(lambda x, w: F.linear(x, -w * PLAIN), (2, 4), w=W),
     "w of another shape": case(lambda x, w: F.linear(x, w.reshape(3, 4)), (2, 4), w=(12,)),
     "w of another dimension": case(lambda x, w: F.linear(x, w[None, :]), (2, 4), w=(4,)),
     "conv1d": case(lambda x, w, b: F.conv1d(x, w, b, stride=2, padding=1), (2, 2, 6), w=(3, 2, 3), b=B),
@@ -79,6 +83,7 @@ CASES: dict[str, tuple[Program, Tensor]] = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("name", CASES)
 def test_local_draw_has_the_exact_moments(name: str, constant_noise: Callable[[float], None]) -> None:
     program, x = CASES[name]
@@ -91,7 +96,7 @@ def test_local_draw_has_the_exact_moments(name: str, constant_noise: Callable[[f
         assert all(use.how == "local" for use in local.coverage())
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sorted(set(CASES) - {"w negated"}))  # the noise of a negative weight is negative
 def test_flipout_is_an_ordinary_draw_but_for_its_signs(
     name: str, constant_noise: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,5 +152,7 @@ def test_what_has_no_rule_gets_one_ordinary_draw(
 def test_writing_into_a_random_weight_is_refused(write: str) -> None:
     arguments = {"mul_": (2.0,), "add_": (1.0,), "zero_": (), "clamp_": (0.0,)}[write]
     program = Program(_sites(w=W), lambda x, w: F.linear(x, getattr(w, write)(*arguments)))
-    with pytest.raises(ValueError, match=f"{write}.*w.*writes into it"):
-        program.run(local_reparameterization(program.guide, model=program.model), inputs(2, 4))
+    estimator = local_reparameterization(program.guide)
+    trace = poutine.trace(estimator).get_trace(inputs(2, 4))
+    with pytest.raises(UnsupportedModelError, match=f"{write}.*w.*writes into it"):
+        poutine.replay(program.model, trace)(inputs(2, 4))
