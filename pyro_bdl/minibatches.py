@@ -97,6 +97,15 @@ class Minibatches:
         self._iterator: Iterator[Any] | None = None
 
     @property
+    def tensors(self) -> tuple[Tensor, ...] | None:
+        """All of the data, in their own order, where they are tensors; `None` for an iterable of batches.
+
+        >>> Minibatches(torch.arange(3), batch_size=2).tensors
+        (tensor([0, 1, 2]),)
+        """
+        return self._tensors
+
+    @property
     def batches_per_epoch(self) -> int | None:
         """How many batches an epoch has, if that is known."""
         if self._tensors is None:

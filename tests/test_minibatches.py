@@ -186,3 +186,12 @@ def test_a_plate_unlike_the_data_is_refused(size: int, subsample_size: int, mess
     handler.set(Batch((X[:3],)))
     with pytest.raises(InputError, match=message), handler:
         pyro.plate("data", size=size, subsample_size=subsample_size)
+
+
+def test_all_tensors_in_their_own_order_or_none() -> None:
+    batches = Minibatches((X, Y), batch_size=3)
+    batches.next()
+    tensors = batches.tensors
+    assert tensors is not None
+    assert [t.tolist() for t in tensors] == [X.tolist(), Y.tolist()]
+    assert Minibatches([(X, Y)]).tensors is None

@@ -41,13 +41,14 @@ def mcmc_draws(mcmc: Any) -> dict[str, Tensor]:
 def mcmc_data(mcmc: Any) -> tuple[Any, ...] | None:
     """The positional arguments that the model has for the whole data; None if the sampler had its data in batches.
 
-    A kernel that draws minibatches by itself keeps their source as its attribute `batches`.
+    A kernel that draws minibatches by itself keeps their source as its attribute `batches`, whose `tensors` are the
+    whole data, or None.
     """
     args = tuple(getattr(mcmc, "_args", None) or ())
     batches = getattr(getattr(mcmc, "kernel", None), "batches", None)
     if batches is None:
         return args
-    tensors = getattr(batches, "tensors", getattr(batches, "_tensors", None))
+    tensors = getattr(batches, "tensors", None)
     return None if tensors is None else (*tensors, *args)
 
 
