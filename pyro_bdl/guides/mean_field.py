@@ -18,7 +18,7 @@ from torch.distributions import biject_to, constraints
 
 from pyro_bdl.distributions import VarianceNormal
 from pyro_bdl.errors import InputError, UnsupportedModelError
-from pyro_bdl.guides.initial import init_to_network
+from pyro_bdl.guides.initial import init_to_network, support_of
 from pyro_bdl.parameters import own_parameter
 
 FAMILIES = ("normal", "log_normal", "transformed")
@@ -114,16 +114,15 @@ class AutoMeanField(AutoGuide):
             self._setup_prototype(*args, **kwargs)
         for name, parameter in self.named_parameters():
             own_parameter(f"{self._pyro_name}.{name}", parameter)
-        plates = self._create_plates(*args, **kwargs)
         assert self.prototype_trace is not None
         values = {}
         for site, moments in zip(self.sites, self.moments(), strict=True):
             node = self.prototype_trace.nodes[site.name]
             with ExitStack() as stack:
-                for frame in node["cond_indep_stack"]:
-                    stack.enter_context(plates[frame.name])
-                q = posterior(site, moments, node["fn"].support)
-                values[site.name] = pyro.sample(site.name, q.to_event(node["fn"].event_dim))
+                for frame in node["cond_indep_stack"]:  # whole plates: _check refused subsampled ones
+                    stack.enter_context(pyro.plate(frame.name, frame.size, dim=frame.dim))
+                q = posterior(site, moments, support_of(node["fn"]), node["fn"].event_dim)
+                values[site.name] = pyro.sample(site.name, q)
         return values
 
     def moments(self) -> Iterator[Moments]:
@@ -140,10 +139,9 @@ class AutoMeanField(AutoGuide):
     def distributions(self) -> dict[str, dist.TorchDistribution]:
         """The posterior of each site by name, detached, all dimensions being event dimensions."""
         with torch.no_grad():
-            return {
-                site.name: posterior(site, moments, self.support(site)).to_event(len(site.shape))
-                for site, moments in zip(self.sites, self.moments(), strict=True)
-            }
+            pairs = zip(self.sites, self.moments(), strict=True)
+            laws = {site.name: posterior(site, moments, self.support(site)) for site, moments in pairs}
+            return {name: q.to_event(len(q.batch_shape)) for name, q in laws.items()}
 
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The median of each site: its mean in unconstrained space, carried over."""
@@ -178,7 +176,7 @@ class AutoMeanField(AutoGuide):
             raise InputError(
                 f"the support of {site.name}", expected="a guide that was called once", got="one that was only loaded"
             )
-        return self.prototype_trace.nodes[site.name]["fn"].support
+        return support_of(self.prototype_trace.nodes[site.name]["fn"])
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         model = self._model
@@ -203,11 +201,11 @@ class AutoMeanField(AutoGuide):
         log_variances: list[Tensor] = []
         assert self.prototype_trace is not None
         for name, node in self.prototype_trace.iter_stochastic_nodes():
-            fn, infer = node["fn"], node["infer"]
+            support, infer = support_of(node["fn"]), node["infer"]
             _check(name, node)
-            loc = biject_to(fn.support).inv(node["value"].detach())
+            loc = biject_to(support).inv(node["value"].detach())
             start = sites[-1].start + sites[-1].size if sites else 0
-            sites.append(Site(name, tuple(loc.shape), start, _family(fn.support), bool(node["cond_indep_stack"])))
+            sites.append(Site(name, tuple(loc.shape), start, _family(support), bool(node["cond_indep_stack"])))
             scale = float(infer.get("initial_scale", self.init_scale))
             locs.append(loc.reshape(-1))
             log_variances.append(torch.full_like(locs[-1], 2.0 * math.log(scale)))
@@ -246,15 +244,16 @@ class AutoMeanField(AutoGuide):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-def posterior(site: Site, moments: Moments, support: Any) -> dist.TorchDistribution:
-    """The distribution of a site with these moments, its elements being batch dimensions."""
+def posterior(site: Site, moments: Moments, support: Any, event_dim: int = 0) -> dist.TorchDistribution:
+    """The distribution of a site with these moments; `event_dim` is that of its prior."""
     if site.family == "normal":
-        return VarianceNormal(*moments)
+        return VarianceNormal(*moments).to_event(event_dim)
     if site.family == "log_normal":
-        return dist.LogNormal(moments.loc, moments.variance.sqrt(), validate_args=False)
+        return dist.LogNormal(moments.loc, moments.variance.sqrt(), validate_args=False).to_event(event_dim)
     transform = biject_to(support)
     base = VarianceNormal(*moments).to_event(transform.domain.event_dim)
-    return dist.TransformedDistribution(base, [transform], validate_args=False)
+    q = dist.TransformedDistribution(base, [transform], validate_args=False)
+    return q.to_event(max(event_dim - q.event_dim, 0))
 
 
 def _transform(site: Site, support: Any) -> Callable[[Tensor], Tensor]:

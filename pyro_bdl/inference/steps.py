@@ -226,7 +226,7 @@ class FlatStep(Step):
     def _one_kl(self, name: str, prior: Any) -> Tensor:
         site, moments = self.sites[name], self.posterior.leaves[name]
         scale, mask = self.recording.scales[name]
-        q = posterior(site, moments, self.supports[name]).to_event(prior.event_dim)
+        q = posterior(site, moments, self.supports[name], prior.event_dim)
         try:
             kl = kl_divergence(q, prior)
         except NotImplementedError:
