@@ -10,13 +10,14 @@ import argparse
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
 import pyro_bdl as bdl
 
@@ -112,41 +113,46 @@ def ws(net: nn.Sequential) -> Callable[[Tensor, Tensor], Tensor]:
     return step
 
 
-class Interleaved:
-    """Batches for `fit_svi` that time its steps, and run the reference between them."""
+class Interleaved(Dataset[Batch]):
+    """Batches for `fit_svi`, each of which times the step before it and runs the reference."""
 
     def __init__(self, reference: Callable[[Tensor, Tensor], Tensor], batches: list[Batch], warmup: int) -> None:
         self.reference, self.batches, self.warmup = reference, batches, warmup
         self.ours: list[float] = []
         self.theirs: list[float] = []
+        self.left = 0.0
 
-    def __iter__(self) -> Iterator[Batch]:
-        for count, (x, y) in enumerate(self.batches):
-            begin = time.perf_counter()
-            self.reference(x, y)
-            middle = time.perf_counter()
-            yield x, y
-            if count >= self.warmup:
-                self.theirs.append(middle - begin)
-                self.ours.append(time.perf_counter() - middle)
+    def __getitem__(self, index: int) -> Batch:
+        if index == 0:  # the loop goes through the data once to count them, then to fit
+            self.ours, self.theirs = [], []
+        x, y = self.batches[index % len(self.batches)]
+        begin = time.perf_counter()
+        self.reference(x, y)
+        now = time.perf_counter()
+        if index > self.warmup:
+            self.ours.append(begin - self.left)
+            self.theirs.append(now - begin)
+        self.left = time.perf_counter()
+        return x, y
 
 
 def compare(name: str, estimator: str, steps: int) -> tuple[float, float, float]:
     make, shape, classes, size = NETWORKS[name]
     fixed = [(torch.rand(size, *shape), torch.randint(classes, (size,))) for _ in range(8)]
     warmup = 30
-    batches = [fixed[i % 8] for i in range(steps + warmup)]
+    points = size * (steps + warmup)
     net = make()
     bnn = bdl.BayesianModule(net)
 
     def model(x: Tensor, y: Tensor | None = None) -> Tensor:
         logits = bnn(x)
-        with pyro.plate("data", size=N, subsample_size=len(x)):
+        with pyro.plate("data", size=points, subsample_size=len(x)):
             return pyro.sample("y", dist.Categorical(logits=logits), obs=y)
 
     guide = bdl.guides.AutoMeanField(model, init_scale=SCALE)
-    data = Interleaved((lrt if estimator == "local" else ws)(net), batches, warmup)
-    bdl.fit_svi(model, guide, data, epochs=1, estimator=estimator, progress=False)
+    data = Interleaved((lrt if estimator == "local" else ws)(net), fixed, warmup)
+    loader = DataLoader(data, batch_size=None, sampler=range(steps + warmup))
+    bdl.fit_svi(model, guide, loader, epochs=1, estimator=estimator, progress=False)
     ours, theirs = (1e3 * statistics.median(times) for times in (data.ours, data.theirs))
     return ours, theirs, ours / theirs
 
