@@ -26,9 +26,11 @@ class InputError(BDLError, ValueError):
     pyro_bdl.errors.InputError: labels: expected integers in [0, 10), got the label 12
     """
 
-    def __init__(self, what: str, *, expected: str, got: str, remedy: str = "") -> None:
+    def __init__(self, what: str, *, expected: str = "", got: str = "", remedy: str = "") -> None:
         self.what, self.expected, self.got, self.remedy = what, expected, got, remedy
-        super().__init__(f"{what}: expected {expected}, got {got}" + (f". {remedy}" if remedy else ""))
+        # Pyro's trace raises a ValueError anew, as type(error)(message and shapes): then `what` is all there is.
+        told = f"{what}: expected {expected}, got {got}" if expected or got else what
+        super().__init__(told + (f". {remedy}" if remedy else ""))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """How a worker process hands the error over."""

@@ -115,12 +115,15 @@ class AutoMeanField(AutoGuide):
         for name, parameter in self.named_parameters():
             own_parameter(f"{self._pyro_name}.{name}", parameter)
         assert self.prototype_trace is not None
+        plates: dict[str, pyro.plate] = {}
         values = {}
         for site, moments in zip(self.sites, self.moments(), strict=True):
             node = self.prototype_trace.nodes[site.name]
             with ExitStack() as stack:
                 for frame in node["cond_indep_stack"]:  # whole plates: _check refused subsampled ones
-                    stack.enter_context(pyro.plate(frame.name, frame.size, dim=frame.dim))
+                    if frame.name not in plates:
+                        plates[frame.name] = pyro.plate(frame.name, frame.size, dim=frame.dim)
+                    stack.enter_context(plates[frame.name])
                 q = posterior(site, moments, support_of(node["fn"]), node["fn"].event_dim)
                 values[site.name] = pyro.sample(site.name, q)
         return values
@@ -180,7 +183,7 @@ class AutoMeanField(AutoGuide):
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         model = self._model
-        self._model = (InitMessenger(self.init_loc_fn)(model[0]),)
+        self._model = (InitMessenger(self._start)(model[0]),)
         try:
             super()._setup_prototype(*args, **kwargs)
             sites, locs, log_variances = self._lay_out()
@@ -194,6 +197,10 @@ class AutoMeanField(AutoGuide):
         elif sites != self.sites:
             self.prototype_trace = None
             raise InputError("the model's sites", expected=f"{self.sites}, those of the loaded state", got=f"{sites}")
+
+    def _start(self, site: dict[str, Any]) -> Tensor:
+        _refuse_discrete(site["name"], site["fn"])
+        return self.init_loc_fn(site)
 
     def _lay_out(self) -> tuple[tuple[Site, ...], list[Tensor], list[Tensor]]:
         sites: list[Site] = []
@@ -270,12 +277,17 @@ def _family(support: Any) -> str:
     return "log_normal" if support in (constraints.positive, constraints.nonnegative) else "transformed"
 
 
-def _check(name: str, node: dict[str, Any]) -> None:
-    if node["fn"].support.is_discrete:
+def _refuse_discrete(name: str, fn: Any) -> None:
+    if fn.support.is_discrete:
         raise UnsupportedModelError(
-            f"the site {name}", expected="a continuous distribution", got=f"a discrete one ({node['fn']})",
-            remedy="Enumerate it: pyro.infer.TraceEnum_ELBO with pyro.poutine.block in the guide",
+            f"the site {name}", expected="a continuous distribution", got=f"a discrete one ({fn})",
+            remedy="If it is observed, call with its observations; else enumerate it: pyro.infer.TraceEnum_ELBO with "
+            "pyro.poutine.block in the guide",
         )  # fmt: skip
+
+
+def _check(name: str, node: dict[str, Any]) -> None:
+    _refuse_discrete(name, node["fn"])
     for frame in node["cond_indep_stack"]:
         if frame.full_size is not None and frame.full_size != frame.size:
             raise UnsupportedModelError(

@@ -7,12 +7,13 @@ import pyro
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from pyro_bdl.errors import InputError
 from pyro_bdl.minibatches import data_size
 from pyro_bdl.observation.checks import check_length, check_rank
+from pyro_bdl.parameters import own_parameter
 
 Noise = float | str | Distribution
 
@@ -22,8 +23,8 @@ class Regressor:
 
     Args:
         network: gives outputs of shape (B,) or (B, 1), or (B, 2) with heteroscedastic noise.
-        noise: the standard deviation :math:`\sigma`. A number: known. `"learned"`: one parameter, fitted by maximum
-            likelihood (`pyro.param`; SVI only, a sampler has no place for it). A positive distribution: random, a site
+        noise: the standard deviation :math:`\sigma`. A number: known. `"learned"`: one parameter of this object, fitted by
+            maximum likelihood (SVI only, a sampler has no place for it); `noise_scale()` tells it. A positive distribution: random, a site
             of its own; `dist.LogNormal(-1., 1.)`, say. `"heteroscedastic"`: the network's second output o gives
             :math:`\sigma_n = \mathrm{softplus}(o_n) + 10^{-3}`, the floor keeping single points from being fitted
             with infinite density. Default `"learned"`.
@@ -53,13 +54,11 @@ class Regressor:
         plate: str = "data",
         site: str = "y",
     ) -> None:
-        numeric = isinstance(noise, (int, float)) and 0.0 < noise < math.inf
-        random = isinstance(noise, Distribution)
-        if not (numeric or random or noise in ("learned", "heteroscedastic")):
-            raise InputError(
-                "noise", expected='a positive number, "learned", "heteroscedastic" or a distribution', got=repr(noise)
-            )
+        if not _is_noise(noise):
+            kinds = 'a positive number, "learned", "heteroscedastic" or a distribution of one positive number'
+            raise InputError("noise", expected=kinds, got=repr(noise))
         self.network, self.noise, self.size, self.plate, self.site = network, noise, size, plate, site
+        self._log_scale: nn.Parameter | None = None
 
     def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The targets: those observed, or a draw."""
@@ -80,9 +79,29 @@ class Regressor:
             return pyro.sample(self.site, dist.Normal(mean, scale), obs=y)
 
     def _scale(self, mean: Tensor) -> Tensor:
-        name = f"{self.site}.noise"
         if isinstance(self.noise, Distribution):
-            return pyro.sample(name, self.noise)  # type: ignore[arg-type]
+            return pyro.sample(f"{self.site}.noise", self.noise)  # type: ignore[arg-type]
         if self.noise == "learned":
-            return pyro.param(name, torch.ones((), dtype=mean.dtype, device=mean.device), constraints.positive)
+            if self._log_scale is None:
+                self._log_scale = nn.Parameter(mean.new_zeros(()))
+            return own_parameter(f"{self.site}.log_noise", self._log_scale).exp()
         return mean.new_tensor(float(self.noise))
+
+    def noise_scale(self) -> Tensor:
+        """The standard deviation of learned noise, 1 before the first call.
+
+        Raises:
+            InputError: noise of another kind.
+        """
+        if self.noise != "learned":
+            raise InputError("noise", expected='"learned"', got=repr(self.noise))
+        return torch.ones(()) if self._log_scale is None else self._log_scale.exp()
+
+
+def _is_noise(noise: object) -> bool:
+    if isinstance(noise, Distribution):
+        numbers = noise.batch_shape + noise.event_shape
+        return len(numbers) == 0 and noise.support in (constraints.positive, constraints.nonnegative)
+    if isinstance(noise, (int, float)) and not isinstance(noise, bool):
+        return 0.0 < noise < math.inf
+    return noise in ("learned", "heteroscedastic")

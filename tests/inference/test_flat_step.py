@@ -1,4 +1,4 @@
-"""The step on flat buffers has the loss and gradients of `MeanFieldELBO` and autograd, for all programs and estimators."""
+"""The step on flat buffers has the loss and gradients of `MeanFieldELBO` and autograd, whatever the program."""
 
 from collections.abc import Callable
 from typing import Any
