@@ -75,12 +75,14 @@ class Options:
     """the part that the table is about; settings are chosen on validation, which `test` keeps out of training too"""
     epochs: int | None = None
     """epochs of the plain network and of SVI; default by data set"""
+    svi_prior: Literal["group-normal-jeffreys", "gaussian"] = "group-normal-jeffreys"
+    """the prior of the variational fit; gaussian is SGLD's"""
     chains: int = 4
     """chains of SGLD"""
     sgld_step: float | None = None
     """SGLD's first step size e (drift e/2, noise variance e); default by data set"""
     prior_scale: float | None = None
-    """s of SGLD's prior N(0, s^2 / fan-in); default by data set"""
+    """s of the Gaussian prior N(0, s^2 / fan-in); default by data set"""
     learning_rate: float | None = None
     """Adam's first learning rate, which falls linearly to zero; default by data set"""
     methods: tuple[Literal["plain", "svi", "sgld"], ...] = ("plain", "svi", "sgld")
@@ -102,6 +104,9 @@ class Problem:
         self.outside = outside_images(options.data, options.data_dir)
         self.classes = len(self.parts.classes or ())
         self.epochs = options.epochs or self.settings.epochs
+        self.gaussian = bdl.priors.Gaussian(options.prior_scale or self.settings.prior_scale, fan_in=True)
+        node = options.svi_prior == "group-normal-jeffreys"
+        self.svi_prior = bdl.priors.GroupNormalJeffreys() if node else self.gaussian
         self.learning_rate = options.learning_rate or self.settings.learning_rate
 
     def network(self, seed: int) -> nn.Sequential:
@@ -113,6 +118,11 @@ class Problem:
     def adam(self, parameters: Any) -> torch.optim.Optimizer:
         """The optimizer of the plain network and of SVI."""
         return torch.optim.Adam(parameters, lr=self.learning_rate, fused=True)
+
+
+def signal_to_noise(scale: Any) -> Tensor:
+    """mean^2 / variance of a node's scale, 1 / alpha; at least 1e-6, for the figure."""
+    return log_alpha(scale.loc, scale.variance).neg().exp().clamp_min(1e-6)
 
 
 def falling(fraction: float) -> float:
@@ -150,9 +160,9 @@ def fit_plain(problem: Problem) -> Method:
 
 
 def fit_by_svi(problem: Problem) -> Method:
-    """A group normal-Jeffreys prior and a mean-field guide with local reparameterisation."""
+    """A group normal-Jeffreys (or other) prior and a mean-field guide with local reparameterisation."""
     options, settings = problem.options, problem.settings
-    bnn = bdl.BayesianModule(problem.network(options.seed), bdl.priors.GroupNormalJeffreys())
+    bnn = bdl.BayesianModule(problem.network(options.seed), problem.svi_prior)
     model = bdl.Classifier(bnn)
     guide = bdl.guides.AutoMeanField(model)
     fit = bdl.fit_svi(
@@ -162,7 +172,7 @@ def fit_by_svi(problem: Problem) -> Method:
     )  # fmt: skip
     draws = bdl.guide_draws(guide, problem.x[:1], num_samples=settings.svi_draws, seed=options.seed)
     scales = {
-        name.removesuffix(".weight.scale"): log_alpha(fn.base_dist.loc, fn.base_dist.variance).neg().exp().clamp_min(1e-6)
+        name.removesuffix(".weight.scale"): signal_to_noise(fn.base_dist)
         for name, fn in guide.distributions().items()
         if name.endswith(".scale")
     }
@@ -174,7 +184,7 @@ def fit_by_svi(problem: Problem) -> Method:
         )  # fmt: skip
 
     return Method(
-        "SVI, node prior", lambda x: bdl.predict(bnn, draws, x, batch_size=4096), fit.seconds,
+        f"SVI, {options.svi_prior}", lambda x: bdl.predict(bnn, draws, x, batch_size=4096), fit.seconds,
         losses=[loss / len(problem.x) for loss in fit.losses], arviz=arviz, node_scales=scales,
     )  # fmt: skip
 
@@ -182,13 +192,11 @@ def fit_by_svi(problem: Problem) -> Method:
 def fit_by_sgld(problem: Problem) -> Method:
     """Stochastic gradient Langevin dynamics under a Gaussian prior, each chain from its own initial network."""
     options, settings = problem.options, problem.settings
-    prior = bdl.priors.Gaussian(options.prior_scale or settings.prior_scale, fan_in=True)
-    bnn = bdl.BayesianModule(problem.network(options.seed), prior)
+    bnn = bdl.BayesianModule(problem.network(options.seed), problem.gaussian)
     model = bdl.Classifier(bnn)
-    seeds = iter(range(options.seed + 1, options.seed + 1 + options.chains))
 
     def fresh(*_: Any) -> dict[str, Tensor]:
-        net = problem.network(next(seeds))
+        net = problem.network(int(torch.randint(2**31, ())))
         return {name: parameter.detach() for name, parameter in net.named_parameters()}
 
     per_epoch = -(-len(problem.x) // settings.batch_size)
@@ -232,7 +240,8 @@ def main(options: Options) -> list[dict[str, Any]]:
     warnings.filterwarnings("ignore", message="num_chains=", category=UserWarning)
     problem = Problem(options)
     methods = [FITS[name](problem) for name in options.methods]
-    return reporting.report(methods, problem.x_held, problem.y_held, problem.outside, problem.parts.classes, options.out)
+    held = problem.x_held, problem.y_held
+    return reporting.report(methods, *held, problem.outside, problem.parts.classes, options.out)
 
 
 if __name__ == "__main__":

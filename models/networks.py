@@ -1,5 +1,6 @@
 """The networks of the literature."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ def fully_connected(sizes: Sequence[int]) -> nn.Sequential:
     """A multilayer perceptron on flattened inputs, ReLU between the layers; layers are named fc1, fc2, ..."""
     net = nn.Sequential()
     net.add_module("flatten", nn.Flatten())
-    for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True), start=1):
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes), start=1):
         if i > 1:
             net.add_module(f"relu{i - 1}", nn.ReLU())
         net.add_module(f"fc{i}", nn.Linear(fan_in, fan_out))

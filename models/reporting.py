@@ -46,7 +46,9 @@ def report(
     out.mkdir(parents=True, exist_ok=True)
     console = Console(width=120)
     inside = {m.name: m.logits(x).softmax(-1) for m in methods}
-    elsewhere = {m.name: {name: m.logits(images).softmax(-1).mean(0) for name, images in outside.items()} for m in methods}
+    elsewhere = {
+        m.name: {name: m.logits(images).softmax(-1).mean(0) for name, images in outside.items()} for m in methods
+    }
     rows = [_row(m, inside[m.name].mean(0), y, elsewhere[m.name]) for m in methods]
     console.print(_table(rows))
     _figures(methods, inside, elsewhere, x, y, classes, out)

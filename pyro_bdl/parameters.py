@@ -1,5 +1,7 @@
 """Parameters of modules in Pyro's parameter store."""
 
+from typing import Any
+
 import pyro
 from torch import nn
 
@@ -16,7 +18,12 @@ def own_parameter(name: str, parameter: nn.Parameter) -> nn.Parameter:
     (True, True)
     """
     store = pyro.get_param_store()
-    if name in store and store[name].unconstrained() is not parameter:
+    if name in store and _stored(name) is not parameter:
         del store[name]
     pyro.param(name, parameter)
     return parameter
+
+
+def _stored(name: str) -> Any:
+    value: Any = pyro.get_param_store()[name]
+    return value.unconstrained()

@@ -7,6 +7,7 @@ are medians over the steps, and the median ratio of three repeats.
 """
 
 import argparse
+import itertools
 import math
 import statistics
 import time
@@ -28,7 +29,7 @@ Batch = tuple[Tensor, Tensor]
 
 def mlp(*sizes: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+    for fan_in, fan_out in itertools.pairwise(sizes):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
