@@ -1,0 +1,139 @@
+"""Every tutorial runs in a fresh kernel, and says what its text says.
+
+A tutorial is executed as it stands, in an empty folder; a last cell, which is not in the file, prints the quantities
+that its checks are about. The checks are of what the tutorial teaches, not of its digits: a seed gives the same
+numbers on the same machine and versions only, so the tolerances are those of any seed.
+"""
+
+import asyncio
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "tutorials"
+MARK = "quantities of the tutorial: "
+
+
+def bayesian_networks(told: dict[str, Any]) -> None:
+    """Checks of 01_bayesian_networks."""
+    inside, gap, outside = "data (x = -0.8)", "gap (x = 0)", "outside (x = -2.5)"
+    linear, network = told["linear_sd"], told["network_sd"]
+
+    # The exact posterior's deviation follows from the design alone, the mean field's from its precision's diagonal.
+    assert linear["exact"][gap] > 2 * linear["exact"][inside]
+    assert linear["exact"][outside] > 2 * linear["exact"][inside]
+    assert linear["mean field"][inside] > 1.5 * linear["exact"][inside]
+    assert linear["mean field"][outside] < 1.5 * linear["mean field"][inside]
+    low, high = told["optimal_ratio"]
+    assert 0.85 < low <= high < 1.15
+
+    # Error bars grow away from the data, by both samplers, and they agree. The logarithm of a deviation's estimate has
+    # a standard error of 1/sqrt(2 ESS). Short chains have an ESS of about 10 away from the data: 0.3 for the ratio of
+    # two, of which a factor of 5 is more than five; and of 70 at the data: 0.12, of which a factor of 2 is as many.
+    for method in ("NUTS", "SGLD"):
+        assert network[method][gap] > 1.5 * network[method][inside]
+        assert network[method][outside] > 1.5 * network[method][inside]
+    for place, factor in {inside: 2.0, gap: 5.0, outside: 5.0}.items():
+        assert 1 / factor < network["SGLD"][place] / network["NUTS"][place] < factor, place
+    assert told["mean_difference_at_data"] < 0.35  # a posterior deviation is 0.15, a deviation of the data 0.35
+    assert abs(told["density_difference"]) < 1e-3
+    assert told["spaces"]["functions"]["median r_hat"] < told["spaces"]["weights"]["median r_hat"]
+
+    elpd = told["elpd"]
+    assert min(elpd["network, SGLD"], elpd["network, NUTS"]) > elpd["straight line"]
+
+    # 360 test images: four standard errors of an accuracy of 0.97 are 0.036.
+    for name, score in told["scores"].items():
+        assert score["accuracy"] > 0.92, name
+        assert score["negative log-likelihood"] < 0.35, name
+    assert told["auroc"]["SVI, node prior"]["negatives"] > told["auroc"]["plain network"]["negatives"]
+    assert told["kept_dark_pixels"] == 0
+    assert 0 < told["kept"]["64 pixels"] < 64
+    assert 0 < told["kept"]["100 hidden units"] < 100
+
+
+QUANTITIES: dict[str, tuple[dict[str, str], Callable[[dict[str, Any]], None]]] = {
+    "01_bayesian_networks.ipynb": (
+        {
+            "linear_sd": "linear_sd.to_dict()",
+            "network_sd": "network_sd.to_dict()",
+            "optimal_ratio": "[float(optimal_ratio[0]), float(optimal_ratio[-1])]",
+            "mean_difference_at_data": "float((f_sgld.mean(0) - f_nuts.mean(0))[[30, 34, 38, 62, 66, 70]].abs().max())",
+            "density_difference": "density_difference",
+            "spaces": "spaces.to_dict()",
+            "elpd": "comparison['elpd_loo'].to_dict()",
+            "scores": "scores.to_dict()",
+            "auroc": "auroc.to_dict()",
+            "kept": "kept",
+            "kept_dark_pixels": "int((named['64 pixels'][dark] >= 1).sum())",
+        },
+        bayesian_networks,
+    ),
+}
+
+
+def tutorials() -> list[Path]:
+    return sorted(FOLDER.glob("*.ipynb"))
+
+
+@pytest.fixture
+def _own_event_loop() -> Iterator[None]:
+    """nbclient runs its kernel in an event loop; it gets one, and it is closed."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
+def test_every_tutorial_is_listed() -> None:
+    assert [path.name for path in tutorials()] == sorted(QUANTITIES)
+
+
+@pytest.mark.parametrize("path", tutorials(), ids=lambda path: path.stem)
+def test_the_file_is_fit_to_be_shown(path: Path) -> None:
+    """It was run from top to bottom, without errors and warnings, its figures are there, and it names no machine."""
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    figures = [o for o in outputs if "image/png" in o.get("data", {})]
+    assert len(figures) == sum("\nplots." in f"\n{cell.source}" for cell in cells) > 0
+    shown = [str(o.get("text", "")) for o in outputs] + [
+        str(value) for o in outputs for kind, value in o.get("data", {}).items() if kind != "image/png"
+    ]
+    text = "\n".join(shown)
+    found = re.findall(r"(?<![\w<.])/(?:home|root|tmp|work|usr|opt|Users|var|mnt)/[\w.-]+|[A-Z]:\\\\\w+|Warning", text)
+    assert not found, found
+
+
+@pytest.mark.usefixtures("_own_event_loop")
+@pytest.mark.parametrize("path", tutorials(), ids=lambda path: path.stem)
+def test_tutorial(path: Path, tmp_path: Path) -> None:
+    """It runs without an error, and its results are what its text says."""
+    with warnings.catch_warnings():
+        # Jupyter's own: it announces encrypted connections, and its platform folders.
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="(jupyter|nbclient|zmq).*")
+        from nbclient import NotebookClient
+
+        quantities, check = QUANTITIES[path.name]
+        notebook = nbformat.read(path, as_version=4)
+        told = ", ".join(f"{name!r}: {expression}" for name, expression in quantities.items())
+        notebook.cells.append(nbformat.v4.new_code_cell(f"import json\nprint({MARK!r} + json.dumps({{{told}}}))"))
+        client = NotebookClient(
+            notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        )
+        client.execute()
+    stderr = [o.text for c in notebook.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
+    assert not stderr, stderr
+    line = next(o.text for o in notebook.cells[-1].outputs if o.output_type == "stream")
+    check(json.loads(line.removeprefix(MARK)))
