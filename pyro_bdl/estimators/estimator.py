@@ -12,8 +12,9 @@ import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
 from pyro.infer.autoguide.initialization import InitMessenger
+from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import Message
+from pyro.poutine.runtime import _PYRO_STACK, Message
 from torch import Tensor
 
 from pyro_bdl.errors import InputError, UnsupportedModelError
@@ -74,7 +75,7 @@ class Estimator(ABC):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the guide with deferred draws; at the first call a dry run of the model finds weights used twice."""
-        if not self.examined and self.model is not None:
+        if not self.examined and self.model is not None and not _within_plate():
             self.examine(self.model, args, kwargs)
         with self._messenger:
             return self.guide(*args, **kwargs)
@@ -184,7 +185,7 @@ class _Defer(Messenger):
 
     def _pyro_sample(self, msg: Message) -> None:
         # Within a plate a draw belongs to a data point or a particle, not to the network.
-        if msg["done"] or msg["is_observed"] or msg["value"] is not None or msg["cond_indep_stack"]:
+        if msg["done"] or msg["is_observed"] or msg["value"] is not None or msg["cond_indep_stack"] or _within_plate():
             return
         fn = msg["fn"]
         while isinstance(fn, dist.Independent):
@@ -199,6 +200,11 @@ class _Defer(Messenger):
         else:
             return
         msg["done"] = True
+
+
+def _within_plate() -> bool:
+    """Whether a plate is active, such as that of vectorised particles, which messages reach after this handler."""
+    return any(isinstance(handler, IndepMessenger) for handler in _PYRO_STACK)
 
 
 def _model_of(guide: Callable[..., Any]) -> Callable[..., Any] | None:

@@ -1,5 +1,6 @@
 """Plain, local and flipout gradients: the same mean; whose variance is smaller, and how it falls."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +29,7 @@ class Network:
     def __init__(self, *widths: int, bias: bool = True) -> None:
         generator = torch.Generator().manual_seed(3)
         self.shapes: dict[str, tuple[int, ...]] = {}
-        for i, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (before, after) in enumerate(itertools.pairwise(widths)):
             self.shapes |= {f"w{i}": (after, before)} | ({f"b{i}": (after,)} if bias else {})
         draw = {name: torch.randn(shape, generator=generator).double() for name, shape in self.shapes.items()}
         self.loc = {name: (value * 0.7).requires_grad_() for name, value in draw.items()}
