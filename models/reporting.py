@@ -100,7 +100,7 @@ def _figures(
         if len(probs) > 1:
             plots.most_uncertain(x, probs, y, class_names=classes).savefig(out / f"most_uncertain_{short}.png")
         if method.node_scales:
-            figure = plots.node_scales(method.node_scales, unit="signal to noise of the scale, mean² / variance")
+            figure = plots.node_scales(method.node_scales, unit="mean² / variance of the scale")
             figure.savefig(out / "node_scales.png")
 
 
