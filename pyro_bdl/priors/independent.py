@@ -116,8 +116,8 @@ class ScaleMixture(Independent):
     """
 
     def __init__(self, weight: float = 0.5, wide: float = 1.0, narrow: float = math.exp(-6)) -> None:
-        if not 0.0 < weight < 1.0:
-            raise InputError("weight", expected="a share in (0, 1)", got=str(weight))
+        if not (isinstance(weight, (int, float)) and 0.0 < weight < 1.0):
+            raise InputError("weight", expected="a share in (0, 1)", got=repr(weight))
         self.weight, self.wide, self.narrow = weight, positive("wide", wide), positive("narrow", narrow)
         if not narrow < wide:
             raise InputError("narrow", expected=f"less than wide = {wide}", got=str(narrow))

@@ -136,10 +136,6 @@ class TestGroupNormalJeffreys:
         with pytest.raises(ImproperPriorError, match=r"infinite|improper.*Hron.*Fit it by SVI.*proper prior"):
             bnn(torch.ones(2, 4))
 
-    @pytest.mark.xfail(
-        strict=True, raises=TypeError,
-        reason="Pyro's trace raises errors again as type(error)(message), which InputError does not take",
-    )  # fmt: skip
     @pytest.mark.parametrize("ask", ["trace", "NUTS"])
     def test_a_trace_and_nuts_are_refused_with_the_reason(self, ask: str) -> None:
         bnn = BayesianModule(nn.Linear(4, 3), GroupNormalJeffreys())
