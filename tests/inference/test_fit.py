@@ -1,0 +1,178 @@
+"""The fit loop: data of all kinds, warm-up, schedule, callbacks, seeds."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
+
+import pyro_bdl as bdl
+from pyro_bdl.errors import InputError
+
+X = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+Y = (X[:, 0] > 0).long()
+
+
+def make(**options: Any) -> tuple[Any, Any]:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    model = bdl.Classifier(bdl.BayesianModule(net), **options)
+    return model, bdl.guides.AutoMeanField(model)
+
+
+def fit(data: Any = (X, Y), *, model: Any = None, guide: Any = None, **options: Any) -> bdl.Fit:
+    if model is None:
+        model, guide = make()
+    return bdl.fit_svi(model, guide, data, **{"epochs": 2, "progress": False, "seed": 0} | options)
+
+
+class Batches:
+    """An iterable that nobody knows the length of."""
+
+    def __iter__(self) -> Any:
+        return iter([(X[:30], Y[:30]), [X[30:], Y[30:]]])
+
+
+DATA: dict[str, tuple[Any, dict[str, Any], int]] = {
+    "tensors": ((X, Y), {"batch_size": 10}, 50),
+    "short last batch": ((X, Y), {"batch_size": 16}, 50),
+    "all at once": ((X, Y), {}, 50),
+    "loader": (DataLoader(TensorDataset(X, Y), batch_size=16, shuffle=True), {}, 50),
+    "loader of a part": (DataLoader(TensorDataset(X, Y), 8, sampler=SubsetRandomSampler(range(20))), {}, 20),
+    "list": ([(X[:30], Y[:30]), (X[30:], Y[30:])], {}, 50),
+    "iterable": (Batches(), {}, 50),
+}
+
+
+@pytest.mark.parametrize("estimator", ["local", "flipout", "plain"])
+@pytest.mark.parametrize("case", DATA)
+def test_data_of_all_kinds(case: str, estimator: Any) -> None:
+    """N is the data's: the plate's scale times the batch's length is N at each step."""
+    data, options, n = DATA[case]
+    model, guide = make()
+    seen = []
+
+    class Watch(pyro.poutine.messenger.Messenger):
+        def _pyro_post_sample(self, msg: Any) -> None:
+            if msg["name"] == "y":
+                seen.append(msg["scale"] * len(msg["value"]))
+
+    with Watch():
+        result = fit(data, model=model, guide=guide, estimator=estimator, **options)
+    assert len(result.losses) == len(result.kls) == 2
+    assert seen
+    assert all(s == pytest.approx(n) for s in seen)
+    assert all(torch.isfinite(p).all() for p in guide.parameters())
+    assert bool(result.coverage) == (estimator != "plain")
+
+
+@pytest.mark.parametrize("estimator", ["local", "flipout", "plain"])
+def test_it_learns(estimator: Any) -> None:
+    adam = lambda p: torch.optim.Adam(p, lr=0.02)  # noqa: E731
+    result = fit(epochs=60, batch_size=25, estimator=estimator, optimizer=adam)
+    assert result.losses[-1] < 0.8 * result.losses[0]
+
+
+def test_kl_warmup() -> None:
+    told: list[Any] = []
+    result = fit(epochs=6, batch_size=25, kl_warmup=3.0, callbacks=[told.append])
+    weights = [t.kl_weight for t in told]
+    assert weights == pytest.approx([0.5 / 3, 1.5 / 3, 2.5 / 3, 1.0, 1.0, 1.0])
+    assert [t.epoch for t in told] == list(range(6))
+    assert [t.loss for t in told] == result.losses
+
+
+def test_schedule_multiplies_the_learning_rate() -> None:
+    rates: list[float] = []
+
+    class Recorder(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            rates.append(self.param_groups[0]["lr"])
+
+    fit(epochs=4, batch_size=25, schedule=lambda t: 1 - t, optimizer=lambda p: Recorder(p, lr=0.8))
+    assert rates == pytest.approx([0.8 * (1 - k / 8) for k in range(8)])
+
+
+@pytest.mark.parametrize("answer", [None, False, 1, torch.ones(3)])
+def test_callbacks_go_on(answer: Any) -> None:
+    assert len(fit(epochs=3, callbacks=[lambda told: answer]).losses) == 3
+
+
+def test_callbacks_stop() -> None:
+    later: list[Any] = []
+    result = fit(epochs=9, callbacks=[lambda told: told.epoch == 1, later.append])
+    assert len(result.losses) == len(later) == 2
+
+
+def parameters_after(seed: int | None, **options: Any) -> Tensor:
+    model, guide = make()
+    fit(model=model, guide=guide, seed=seed, batch_size=16, epochs=3, **options)
+    return torch.cat([p.detach() for p in guide.parameters()])
+
+
+@pytest.mark.parametrize("estimator", ["local", "flipout", "plain"])
+def test_seed(estimator: Any) -> None:
+    before = torch.get_rng_state()
+    first = parameters_after(7, estimator=estimator)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5)
+    assert torch.equal(parameters_after(7, estimator=estimator), first)
+    assert not torch.equal(parameters_after(8, estimator=estimator), first)
+
+
+def test_without_a_seed_the_global_generator_decides() -> None:
+    results = []
+    for _ in range(2):
+        pyro.set_rng_seed(3)
+        results.append(parameters_after(None))
+    assert torch.equal(*results)
+
+
+SCRIPT = """
+import hashlib, torch
+torch.set_num_threads(1)
+from tests.inference.test_fit import parameters_after
+print(hashlib.sha256(parameters_after(5).numpy().tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_same_seed_in_several_processes() -> None:
+    runs = [
+        subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True) for _ in range(10)
+    ]
+    assert len({run.stdout for run in runs}) == 1
+
+
+def test_own_elbo_with_its_kl_weight() -> None:
+    """The warm-up multiplies the caller's weight; the caller's object stays as it was."""
+    elbo = bdl.MeanFieldELBO(kl_weight=0.25)
+    losses = []
+    for options in ({"elbo": elbo}, {"elbo": bdl.MeanFieldELBO()}, {"elbo": bdl.MeanFieldELBO(kl_weight=0.0)}):
+        frozen = lambda p: torch.optim.SGD(p, lr=0.0)  # noqa: E731
+        losses.append(fit(epochs=1, batch_size=50, optimizer=frozen, **options).losses[0])
+    assert losses[0] == pytest.approx(losses[2] + 0.25 * (losses[1] - losses[2]), rel=1e-5)
+    assert elbo.kl_weight == 0.25
+
+
+BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "epochs": ({"epochs": 0}, "epochs: expected at least 1, got 0"),
+    "particles": ({"num_particles": 0}, "num_particles: expected at least 1"),
+    "particles twice": ({"num_particles": 2, "elbo": bdl.MeanFieldELBO(3)}, "num_particles: expected 1 with an ELBO"),
+    "warm-up": ({"kl_warmup": -1.0}, "kl_warmup: expected"),
+    "warm-up of Pyro's": ({"kl_warmup": 1.0, "elbo": pyro.infer.Trace_ELBO()}, "kl_warmup: expected 0"),
+    "estimator": ({"estimator": "lokal"}, "estimator: expected .* got 'lokal'"),
+    "batch size": ({"batch_size": -3}, "batch_size: expected at least 1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_OPTIONS)
+def test_bad_options(case: str) -> None:
+    options, message = BAD_OPTIONS[case]
+    with pytest.raises(InputError, match=message):
+        fit(**options)
