@@ -48,11 +48,13 @@ class Settings:
 SETTINGS = {
     "digits": Settings(
         batch_size=64, epochs=120, learning_rate=2e-3, kl_warmup=30, svi_draws=200, prior_scale=1.0,
-        sgld_step=1e-4, sgld_map_epochs=0, sgld_warmup_epochs=60, sgld_epochs=60, sgld_draws=50, function_points=4, loo_draws=200,
+        sgld_step=1e-4, sgld_map_epochs=0, sgld_warmup_epochs=60, sgld_epochs=60, sgld_draws=50,
+        function_points=4, loo_draws=200,
     ),
     "mnist": Settings(
-        batch_size=128, epochs=100, learning_rate=1e-3, kl_warmup=10, svi_draws=100, prior_scale=1.0,
-        sgld_step=1e-6, sgld_map_epochs=15, sgld_warmup_epochs=5, sgld_epochs=15, sgld_draws=25, function_points=4, loo_draws=100,
+        batch_size=128, epochs=100, learning_rate=1e-3, kl_warmup=10, svi_draws=100, prior_scale=4.0,
+        sgld_step=1e-7, sgld_map_epochs=15, sgld_warmup_epochs=5, sgld_epochs=15, sgld_draws=25,
+        function_points=4, loo_draws=100,
     ),
 }  # fmt: skip
 SETTINGS["fashion_mnist"] = SETTINGS["mnist"]
@@ -197,7 +199,7 @@ def fit_by_svi(problem: Problem) -> Method:
 
 
 def fit_by_sgld(problem: Problem) -> Method:
-    """Stochastic gradient Langevin dynamics under a Gaussian prior, each chain from its own network, trained or fresh."""
+    """SGLD under a Gaussian prior, each chain from a network of its own, trained or fresh."""
     options, settings = problem.options, problem.settings
     bnn = bdl.BayesianModule(problem.network(options.seed), problem.gaussian)
     model = bdl.Classifier(bnn)

@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from pyro_bdl.diagnostics import evaluation
 from pyro_bdl.diagnostics.arrays import as_numpy

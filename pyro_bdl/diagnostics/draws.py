@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from pyro import poutine
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from pyro_bdl.diagnostics.evaluation import is_latent
 from pyro_bdl.diagnostics.pointwise import Stack, private_randomness

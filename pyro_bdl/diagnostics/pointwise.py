@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from pyro_bdl.diagnostics import evaluation
 from pyro_bdl.diagnostics.batching import Batches, plan_batches

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from pyro import poutine
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from pyro_bdl.diagnostics import evaluation
 from pyro_bdl.diagnostics.batching import sliced
