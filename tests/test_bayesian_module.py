@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+import torch.nn.functional as F
 from pyro import poutine
 from pyro.infer import MCMC, NUTS, Predictive
 from torch import Tensor, nn
@@ -58,20 +59,20 @@ class UNet(nn.Module):
         self.up, self.last = nn.ConvTranspose1d(6, 4, 2, stride=2), nn.Conv1d(8, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        top = self.first(x).relu()
-        return self.last(torch.cat([top, self.up(self.down(top).relu())], 1))
+        top = F.softplus(self.first(x))
+        return self.last(torch.cat([top, self.up(F.softplus(self.down(top)))], 1))
 
 
 class Residual(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv1d(3, 4, 3, padding=1)
-        self.block = nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.BatchNorm1d(4), nn.ReLU(), nn.Conv1d(4, 4, 1))
+        self.block = nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.BatchNorm1d(4), nn.Softplus(), nn.Conv1d(4, 4, 1))
         self.head = nn.Linear(4, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        return self.head((x + self.block(x)).relu().mean(-1))
+        return self.head(F.softplus(x + self.block(x)).mean(-1))
 
 
 class Tied(nn.Module):
@@ -157,11 +158,11 @@ def test_every_parameter_gets_a_gradient(name: str, estimator: str) -> None:
     for site, loc, variance in zip(
         auto.sites, auto.loc.grad.split(sizes), auto.log_variance.grad.split(sizes), strict=True
     ):
-        dead = site.name.endswith("in_proj_bias")  # the attention's key bias has no effect
         assert loc.isfinite().all(), site.name
         assert variance.isfinite().all(), site.name
-        assert (loc != 0).double().mean() > (0.5 if dead else 0.6), site.name
-        assert variance.abs().max() > 0, site.name
+        if not site.name.endswith("in_proj_bias"):  # of which the keys' part has no effect
+            assert (loc != 0).all(), site.name
+            assert (variance != 0).all(), site.name
     learned = [p for n, p in bnn.net.named_parameters() if n not in {w.name for w in bnn.weights}]
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in learned)
 

@@ -42,7 +42,7 @@ def regression_guide(x: Tensor, y: Tensor | None = None) -> None:
 def test_a_guide_traced_outside_any_context_then_the_model_replayed(build: Callable[..., Any]) -> None:
     """The local law in the model, though nothing is active but the trace. The prior is 1000: no prior draw."""
     mean, variance = LINEAR.moments(X)
-    out = LINEAR.draws(build(LINEAR.guide, model=LINEAR.model), X, 1_000)
+    out = LINEAR.draws(build(LINEAR.guide, model=LINEAR.model), X, 500)
     mean_is(out, mean, sd=variance.sqrt())
     if build is local_reparameterization:
         variance_is(out, variance, mean=mean)
@@ -67,7 +67,7 @@ def test_more_noise_is_caught(factor: float) -> None:
 
 
 def test_flipout_rows_are_uncorrelated() -> None:
-    out = LINEAR.draws(flipout(LINEAR.guide, model=LINEAR.model), X[:1].repeat(2, 1), 3_000)
+    out = LINEAR.draws(flipout(LINEAR.guide, model=LINEAR.model), X[:1].repeat(2, 1), 1_500)
     mean, variance = LINEAR.moments(X[:1])
     centred = (out - mean) / variance.sqrt()
     products = centred[:, 0] * centred[:, 1]
@@ -247,7 +247,7 @@ class TestSharedWeights:
     def test_joint_law(self, name: str, build: Callable[..., Any]) -> None:
         program = self.PROGRAMS[name]
         estimator = build(program.guide, model=program.model)
-        right, drawn = program.ordinary(X, 20_000), program.draws(estimator, X, 1_200)
+        right, drawn = program.ordinary(X, 20_000), program.draws(estimator, X, 800)
         joint = [torch.einsum("nbi,nci->nbci", out, out) for out in (drawn, right)]  # data points together too
         means_agree(drawn, right)
         means_agree(*joint)

@@ -102,7 +102,7 @@ def test_local_law_is_that_of_ordinary_draws(name: str) -> None:
     assert {use.site for use in local.coverage()} == set(program.sites)
 
 
-@pytest.mark.parametrize("name", list(LOCAL)[::3])
+@pytest.mark.parametrize("name", list(LOCAL)[::4])
 def test_flipout_law_is_that_of_ordinary_draws(name: str) -> None:
     program, x = LOCAL[name]
     estimator = flipout(program.guide, model=program.model, fallback="raise")
