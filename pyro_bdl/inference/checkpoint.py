@@ -45,13 +45,15 @@ class Checkpoint:
     ) -> None:
         self.path, self.parameters, self.optimizer, self.batches = Path(path), parameters, optimizer, batches
         self.layout = [str(site) for site in getattr(guide, "sites", ())]
+        self.layout += [f"{batches.size} data points", f"batches of {batches.batch_size}", type(optimizer).__name__]
 
     def write(self, losses: list[float], kls: list[float], seconds: float) -> None:
         """Replace the file by the present state."""
         tensors = {f"parameter.{i}": p.detach() for i, p in enumerate(self.parameters)}
         state = self.optimizer.state_dict()
         for index, entries in state["state"].items():
-            tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in entries.items()}
+            known = {key: value for key, value in entries.items() if value is not None}
+            tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in known.items()}
         place = self.batches.state_dict()
         tensors["random"] = torch.get_rng_state()
         if place["order_state"] is not None:
@@ -111,7 +113,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         header = int.from_bytes(payload[:8], "little")
         facts = json.loads(json.loads(payload[8 : 8 + header])["__metadata__"]["facts"])
         tensors = load(payload)
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CorruptFileError(f"the checkpoint {path}", expected="a fit's state", got=str(error)) from error
     if facts.get("format") != FORMAT:
         raise CorruptFileError(f"the checkpoint {path}", expected=FORMAT, got=str(facts.get("format")))

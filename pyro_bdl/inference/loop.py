@@ -108,9 +108,13 @@ class Loop:
 
 
 def readable(run: Callable[[], Any], what: str) -> Any:
-    """Run with all checks on; what Pyro or torch refuse becomes an `InputError`."""
+    """Run with the observations checked; what torch or Pyro refuse becomes an `InputError`.
+
+    Pyro's own validation is off: it takes parameters of a distribution that are NaN for bad input, not for a numerical
+    failure of the model.
+    """
     try:
-        with pyro.validation_enabled(True), ObservationCheck():
+        with pyro.validation_enabled(False), ObservationCheck():
             return run()
     except BDLError:
         raise

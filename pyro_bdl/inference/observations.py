@@ -17,7 +17,8 @@ class ObservationCheck(Messenger):
     A Bernoulli site, say, gives the observation 2 a finite log-probability.
 
     Raises:
-        InputError: an observation outside the support; the message names the site.
+        InputError: an observation outside the support, or of a shape that would be broadcast; the message
+            names the site.
 
     >>> import pyro, pyro.distributions as dist
     >>> with pyro.validation_enabled(False), ObservationCheck():
@@ -32,6 +33,10 @@ class ObservationCheck(Messenger):
         value: Any = msg["value"]
         if not msg["is_observed"] or (msg["infer"] or {}).get("_deterministic") or msg["mask"] is not None:
             return
+        shape = fn.shape()
+        if torch.broadcast_shapes(value.shape, shape) != shape:
+            got = f"shape {tuple(value.shape)}"
+            raise InputError(f"the observations of {msg['name']}", expected=f"shape {tuple(shape)}", got=got)
         try:
             inside = fn.support.check(value)
         except (NotImplementedError, AttributeError):

@@ -36,8 +36,8 @@ def assert_mean_field(loc: Tensor, sd: Tensor) -> None:
     assert float((sd / best - 1.0).abs().max()) <= 0.01
 
 
-# The mean of T draws' gradients leaves an error of 1 / sqrt(T) deviations: 1% needs a quarter of a million draws. A local
-# estimator has them in one pass; the others are slow, and by default are asked whether the optimum is stationary.
+# The mean of T draws' gradients leaves an error of 1 / sqrt(T) deviations: 1% needs a quarter of a million draws. A
+# local estimator has them in one pass; the others are slow, and by default asked whether the optimum is stationary.
 @pytest.mark.parametrize(
     ("estimator", "epochs", "num_particles"),
     [
