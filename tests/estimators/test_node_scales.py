@@ -141,7 +141,7 @@ MUTANTS: dict[str, Callable[[DeferredDraw], DeferredDraw]] = {
     "sigma of the scale for its variance": lambda z: z.derive(z.loc, z.variance.sqrt(), z.value),
     "log sigma": lambda z: z.derive(z.loc, z.variance.log().abs(), z.value),
     "noise x sqrt 2": lambda z: z.derive(z.loc, z.variance * 2.0, z.value),
-    "the mean of the logarithm for its median": lambda z: z.derive(z.loc + z.variance / 2, z.variance, z.value),
+    "the mode for the median": lambda z: z.derive(z.loc - z.variance, z.variance, z.value),
 }
 
 
