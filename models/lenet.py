@@ -206,7 +206,8 @@ def fit_by_sgld(problem: Problem) -> Method:
 
     def start(*_: Any) -> dict[str, Tensor]:
         net = problem.network(int(torch.randint(2**31, ())))
-        train(problem, net, settings.sgld_map_epochs, bar="the chain's start")
+        with torch.enable_grad():
+            train(problem, net, settings.sgld_map_epochs, bar="the chain's start")
         return {name: parameter.detach() for name, parameter in net.named_parameters()}
 
     per_epoch = -(-len(problem.x) // settings.batch_size)

@@ -116,7 +116,7 @@ def _arviz(methods: Sequence[Method], console: Console, out: Path) -> None:
             points = {f"logit {k} of image {n}": logits[:, :, n, k] for n, k in ((0, 0), (1, 1), (2, 2))}
             plots.trace_and_rank(points).savefig(out / f"trace_rank_{short}.png")
         console.print(f"\n{name}: the logits of one image")
-        kind = "all" if logits.shape[0] > 1 else "stats"  # independent draws have nothing to diagnose
+        kind: Any = "all" if logits.shape[0] > 1 else "stats"  # independent draws have nothing to diagnose
         console.print(az.summary(each, var_names=["logits"], coords={"logits_point": [0]}, kind=kind).to_string())
     if len(data) > 1:
         console.print("\nleave-one-out cross-validation on the training data")

@@ -25,9 +25,7 @@ OpenURL = Callable[[str], Any]
 class _HttpsRedirects(request.HTTPRedirectHandler):
     """Follows a redirection only to https."""
 
-    def redirect_request(  # noqa: PLR0917 - the base class has this signature
-        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> Any:
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         if not newurl.startswith("https://"):
             raise URLError(f"refused a redirection to {newurl!r}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
@@ -66,8 +65,3 @@ class Recording(Messenger):
     def _pyro_post_param(self, msg: Message) -> None:
         value: Any = msg["value"]
         self.parameters[str(msg["name"])] = value.unconstrained() if hasattr(value, "unconstrained") else value
-
-
-def finite(value: Tensor) -> bool:
-    """Whether all elements are finite."""
-    return bool(torch.isfinite(value).all())

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import biject_to, kl_divergence
 
 import pyro_bdl.distributions.kl  # noqa: F401 (registers the rules)
 from pyro_bdl.distributions import VarianceNormal
 from pyro_bdl.errors import InputError, NumericalError
 from pyro_bdl.estimators import Estimator, LocalReparameterization
+from pyro_bdl.estimators.passes import begin_pass
 from pyro_bdl.guides.mean_field import AutoMeanField, Site, posterior
 from pyro_bdl.inference.elbo import MeanFieldELBO
 from pyro_bdl.inference.flat_posterior import FlatPosterior
@@ -181,10 +182,11 @@ class FlatStep(Step):
         if site.family == "transformed" or site.in_plate:
             return posterior(site, moments, self.supports[name]).rsample()
         flat_linear = site.family == "normal" and len(site.shape) == 2
-        return self.estimator.defer(
+        draw = self.estimator.defer(
             name, *moments, log_normal=site.family == "log_normal",
             accumulate=flat_linear and isinstance(self.estimator, LocalReparameterization),
         )  # fmt: skip
+        return begin_pass(draw)
 
     def _drawn(self, name: str) -> Tensor:
         site, value = self._site(name), self.values[name]
@@ -261,8 +263,3 @@ def _repeat(batch: Batch, times: int) -> Batch:
     length = batch.length
     args = tuple(a.repeat(times, *(1,) * (a.dim() - 1)) if len(a) == length else a for a in batch.args)
     return Batch(args, None if batch.indices is None else batch.indices.repeat(times))
-
-
-def parameters_of(*programs: Any) -> list[nn.Parameter]:
-    """The parameters of those programs that are modules."""
-    return [p for program in programs if isinstance(program, nn.Module) for p in program.parameters()]
