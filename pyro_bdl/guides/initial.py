@@ -30,7 +30,7 @@ def init_to_network(site: dict[str, Any]) -> Tensor:
     """
     value = site["infer"].get("initial_value")
     if value is not None:
-        return (value() if callable(value) else value).clone()
+        return value.clone()
     fn = site["fn"]
     base = fn
     while hasattr(base, "base_dist"):

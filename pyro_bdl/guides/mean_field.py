@@ -213,8 +213,7 @@ class AutoMeanField(AutoGuide):
             loc = biject_to(support).inv(node["value"].detach())
             start = sites[-1].start + sites[-1].size if sites else 0
             sites.append(Site(name, tuple(loc.shape), start, _family(support), bool(node["cond_indep_stack"])))
-            initial = infer.get("initial_scale", self.init_scale)
-            scale = float(initial() if callable(initial) else initial)
+            scale = float(infer.get("initial_scale", self.init_scale))
             locs.append(loc.reshape(-1))
             log_variances.append(torch.full_like(locs[-1], 2.0 * math.log(scale)))
         if not sites:

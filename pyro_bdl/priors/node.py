@@ -5,7 +5,6 @@ from typing import Any
 
 import pyro
 import pyro.distributions as dist
-import torch
 from torch import Tensor
 
 from pyro_bdl.distributions import LogUniform
@@ -62,20 +61,10 @@ class _Node:
         nodes = weight.value.shape[dim]
         self.broadcast = tuple(nodes if d == dim else 1 for d in range(weight.value.dim()))
         self.scale = LogUniform((nodes,)).to_event(1)
-        self.weight, self.nodes = weight, nodes
-        # A fit begins at the network's own weights, told apart so that raw weights have unit size, as under their
-        # prior: with all scales at one a fit spends most of its time on shrinking them.
-        self.scale_start: Any = {"initial_value": self._scales, "initial_scale": lambda: 0.05 * float(self._size())}
+        # All scales begin at one, where the network is the one that was handed over.
+        self.scale_start: Any = {"initial_value": weight.value.new_ones(nodes)}
         self.raw = dist.Normal(*zero_and(1.0, weight)).expand(weight.value.shape).to_event(weight.value.dim())
-        self.raw_start: Any = {"initial_value": lambda: weight.value / self._size(), "initial_scale": 0.1}
-
-    def _size(self) -> Tensor:
-        """The root mean square of the network's own weights; one for a layer of zeros."""
-        size = self.weight.value.square().mean().sqrt()
-        return torch.where(size > 0, size, torch.ones_like(size))
-
-    def _scales(self) -> Tensor:
-        return self._size().expand(self.nodes)
+        self.raw_start = weight.start
 
     def sample(self) -> Tensor:
         scale = pyro.sample(f"{self.name}.scale", self.scale, infer=self.scale_start)

@@ -176,9 +176,7 @@ def test_initial_values_of_other_sites() -> None:
     torch.testing.assert_close(median["positive"], torch.ones(3))
     torch.testing.assert_close(median["simplex"], torch.full((4,), 0.25))
     jeffreys = bdl.BayesianModule(nn.Linear(2, 3), bdl.priors.GroupNormalJeffreys())
-    median = AutoMeanField(jeffreys).median(X)
-    torch.testing.assert_close(median["weight.raw"] * median["weight.scale"], jeffreys.net.weight.detach())
-    torch.testing.assert_close(median["weight.raw"].square().mean(), torch.ones(()))
+    assert torch.equal(AutoMeanField(jeffreys).median(X)["weight.scale"], torch.ones(2))
 
 
 def test_two_guides_share_nothing() -> None:
