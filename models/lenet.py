@@ -33,6 +33,7 @@ class Settings:
     batch_size: int
     epochs: int
     learning_rate: float
+    svi_learning_rate: float
     kl_warmup: float
     svi_draws: int
     prior_scale: float
@@ -47,12 +48,12 @@ class Settings:
 
 SETTINGS = {
     "digits": Settings(
-        batch_size=64, epochs=120, learning_rate=2e-3, kl_warmup=30, svi_draws=200, prior_scale=1.0,
+        batch_size=64, epochs=120, learning_rate=2e-3, svi_learning_rate=2e-3, kl_warmup=30, svi_draws=200, prior_scale=1.0,
         sgld_step=1e-4, sgld_map_epochs=0, sgld_warmup_epochs=60, sgld_epochs=60, sgld_draws=50,
         function_points=4, loo_draws=200,
     ),
     "mnist": Settings(
-        batch_size=128, epochs=100, learning_rate=1e-3, kl_warmup=10, svi_draws=100, prior_scale=4.0,
+        batch_size=128, epochs=80, learning_rate=1e-3, svi_learning_rate=4e-3, kl_warmup=10, svi_draws=100, prior_scale=4.0,
         sgld_step=1e-7, sgld_map_epochs=15, sgld_warmup_epochs=5, sgld_epochs=15, sgld_draws=25,
         function_points=4, loo_draws=100,
     ),
@@ -87,7 +88,7 @@ class Options:
     prior_scale: float | None = None
     """s of the Gaussian prior N(0, s^2 / fan-in); default by data set"""
     learning_rate: float | None = None
-    """Adam's first learning rate, which falls linearly to zero; default by data set"""
+    """Adam's first learning rate, which falls linearly to zero; default by data set and method"""
     methods: tuple[Literal["plain", "svi", "sgld"], ...] = ("plain", "svi", "sgld")
     """which fits to run"""
     progress: Annotated[bool, tyro.conf.FlagConversionOff] = True
@@ -111,16 +112,13 @@ class Problem:
         node = options.svi_prior == "group-normal-jeffreys"
         self.svi_prior = bdl.priors.GroupNormalJeffreys() if node else self.gaussian
         self.learning_rate = options.learning_rate or self.settings.learning_rate
+        self.svi_learning_rate = options.learning_rate or self.settings.svi_learning_rate
 
     def network(self, seed: int) -> nn.Sequential:
         """A fresh network (He initialisation of torch)."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return NETWORKS[self.options.net](self.x.shape[1:], self.classes)
-
-    def adam(self, parameters: Any) -> torch.optim.Optimizer:
-        """The optimizer of the plain network and of SVI."""
-        return torch.optim.Adam(parameters, lr=self.learning_rate, fused=True)
 
 
 def signal_to_noise(scale: Any) -> Tensor:
@@ -136,7 +134,7 @@ def falling(fraction: float) -> float:
 def train(problem: Problem, net: nn.Module, epochs: int, *, bar: str) -> list[float]:
     """Minimise the cross-entropy by Adam; the mean loss of each epoch in nats."""
     size, rate = problem.settings.batch_size, problem.learning_rate
-    optimizer = problem.adam(net.parameters())
+    optimizer = torch.optim.Adam(net.parameters(), lr=rate, fused=True)
     losses: list[float] = []
     for epoch in tqdm(range(epochs), bar, unit="epoch", disable=not problem.options.progress):
         batches = torch.randperm(len(problem.x)).split(size)
@@ -176,7 +174,7 @@ def fit_by_svi(problem: Problem) -> Method:
     guide = bdl.guides.AutoMeanField(model)
     fit = bdl.fit_svi(
         model, guide, (problem.x, problem.y), epochs=problem.epochs, batch_size=settings.batch_size,
-        optimizer=problem.adam, schedule=falling, kl_warmup=min(settings.kl_warmup, problem.epochs / 2),
+        optimizer=lambda p: torch.optim.Adam(p, lr=problem.svi_learning_rate, fused=True), schedule=falling, kl_warmup=min(settings.kl_warmup, problem.epochs / 2),
         progress=options.progress, seed=options.seed,
     )  # fmt: skip
     draws = bdl.guide_draws(guide, problem.x[:1], num_samples=settings.svi_draws, seed=options.seed)
