@@ -48,12 +48,14 @@ class Settings:
 
 SETTINGS = {
     "digits": Settings(
-        batch_size=64, epochs=120, learning_rate=2e-3, svi_learning_rate=2e-3, kl_warmup=30, svi_draws=200, prior_scale=1.0,
+        batch_size=64, epochs=120, learning_rate=2e-3, svi_learning_rate=2e-3, kl_warmup=30,
+        svi_draws=200, prior_scale=1.0,
         sgld_step=1e-4, sgld_map_epochs=0, sgld_warmup_epochs=60, sgld_epochs=60, sgld_draws=50,
         function_points=4, loo_draws=200,
     ),
     "mnist": Settings(
-        batch_size=128, epochs=80, learning_rate=1e-3, svi_learning_rate=4e-3, kl_warmup=10, svi_draws=100, prior_scale=4.0,
+        batch_size=128, epochs=80, learning_rate=1e-3, svi_learning_rate=4e-3, kl_warmup=10,
+        svi_draws=100, prior_scale=4.0,
         sgld_step=1e-7, sgld_map_epochs=15, sgld_warmup_epochs=5, sgld_epochs=15, sgld_draws=25,
         function_points=4, loo_draws=100,
     ),
@@ -174,7 +176,8 @@ def fit_by_svi(problem: Problem) -> Method:
     guide = bdl.guides.AutoMeanField(model)
     fit = bdl.fit_svi(
         model, guide, (problem.x, problem.y), epochs=problem.epochs, batch_size=settings.batch_size,
-        optimizer=lambda p: torch.optim.Adam(p, lr=problem.svi_learning_rate, fused=True), schedule=falling, kl_warmup=min(settings.kl_warmup, problem.epochs / 2),
+        optimizer=lambda p: torch.optim.Adam(p, lr=problem.svi_learning_rate, fused=True),
+        schedule=falling, kl_warmup=min(settings.kl_warmup, problem.epochs / 2),
         progress=options.progress, seed=options.seed,
     )  # fmt: skip
     draws = bdl.guide_draws(guide, problem.x[:1], num_samples=settings.svi_draws, seed=options.seed)
