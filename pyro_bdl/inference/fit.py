@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from pyro.infer import RenyiELBO
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -131,7 +132,7 @@ def fit_svi(
     with _seeded(seed):
         tensors = isinstance(data, (Tensor, tuple))
         batches = Minibatches(
-            data, batch_size=(batch_size or 128) if tensors else batch_size, size=_size(data), device=device
+            data, batch_size=128 if tensors and batch_size is None else batch_size, size=_size(data), device=device
         )
         plate = SubsampleIndices(size=batches.size, plate=data_plate)
         first = _first(batches)
@@ -213,6 +214,9 @@ def _check(epochs: int, num_particles: int, kl_warmup: float, estimator: str, el
         raise InputError("kl_warmup", expected="a number of epochs, 0 or more", got=str(kl_warmup))
     if estimator not in ("local", "flipout", "plain"):
         raise InputError("estimator", expected='"local", "flipout" or "plain"', got=repr(estimator))
+    if isinstance(elbo, RenyiELBO) and estimator != "plain":
+        # Its importance weights need one draw of all weights, not one for each data point.
+        raise InputError("estimator", expected='"plain" with RenyiELBO', got=repr(estimator))
     if elbo is not None and num_particles != 1:
         raise InputError("num_particles", expected="1 with an ELBO, which has its own", got=str(num_particles))
     if elbo is not None and not isinstance(elbo, MeanFieldELBO) and kl_warmup:

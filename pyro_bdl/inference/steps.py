@@ -81,8 +81,9 @@ class FlatStep(Step):
 
     Args:
         estimator: a local or flipout estimator around the guide, or `None` for ordinary draws.
-        num_particles: draws per step. A local estimator takes them in one pass, on the batch repeated; the plate's
-            scale N / (particles B) then is their average.
+        num_particles: draws per step. A local estimator takes them in one pass, on the batch repeated, if all
+            observations stand in the data plate, whose scale N / (particles B) then is their average; else in as many
+            passes.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class FlatStep(Step):
         self.values: dict[str, Tensor] = {}
         self._run(first)  # what the priors and the learned parameters are
         plate.require_plate()
+        self.repeats = isinstance(estimator, LocalReparameterization) and num_particles > 1 and self._in_data_plate()
         before = dict(self.recording.priors)
         self._run(first)
         self.posterior.set_priors(self._fixed(before))
@@ -123,9 +125,8 @@ class FlatStep(Step):
         for parameter in self.learned:
             parameter.grad = None
         self.posterior.begin(kl_weight)
-        local = isinstance(self.estimator, LocalReparameterization)
-        passes = 1 if local else self.num_particles
-        if local and self.num_particles > 1:
+        passes = 1 if self.repeats else self.num_particles
+        if self.repeats:
             batch = _repeat(batch, self.num_particles)
         negative_log_likelihood = 0.0
         kl = float(self.posterior.kl())
@@ -158,6 +159,13 @@ class FlatStep(Step):
                 self.values = {name: moments.loc for name, moments in self.posterior.leaves.items()}
         with self.recording, self.plate:
             self.model(*batch.args)
+
+    def _in_data_plate(self) -> bool:
+        """Whether each observed site's scale comes from a plate that was told the batch."""
+        return all(
+            any(frame.name in self.plate.answered for frame in msg["cond_indep_stack"])
+            for msg in self.recording.observed
+        )
 
     def _fixed(self, before: dict[str, Any]) -> dict[str, Any]:
         """The priors that are the very same object in two passes, and count once."""

@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, nn
@@ -160,6 +161,22 @@ def test_own_elbo_with_its_kl_weight() -> None:
     assert elbo.kl_weight == 0.25
 
 
+def test_particles_of_a_plate_without_subsampling_count_once() -> None:
+    bnn = bdl.BayesianModule(nn.Linear(3, 2))
+
+    def model(x: Tensor, y: Tensor) -> None:
+        logits = bnn(x)
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Categorical(logits=logits), obs=y)
+
+    def loss(particles: int) -> float:
+        frozen = lambda p: torch.optim.SGD(p, lr=0.0)  # noqa: E731
+        guide = bdl.guides.AutoMeanField(model)
+        return fit(model=model, guide=guide, epochs=1, optimizer=frozen, num_particles=particles).losses[0]
+
+    assert loss(4) == pytest.approx(loss(1), rel=0.01)
+
+
 BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "epochs": ({"epochs": 0}, "epochs: expected at least 1, got 0"),
     "particles": ({"num_particles": 0}, "num_particles: expected at least 1"),
@@ -167,6 +184,8 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "warm-up": ({"kl_warmup": -1.0}, "kl_warmup: expected"),
     "warm-up of Pyro's": ({"kl_warmup": 1.0, "elbo": pyro.infer.Trace_ELBO()}, "kl_warmup: expected 0"),
     "estimator": ({"estimator": "lokal"}, "estimator: expected .* got 'lokal'"),
+    "estimator of Renyi's": ({"elbo": pyro.infer.RenyiELBO(num_particles=2)}, 'estimator: expected "plain"'),
+    "batch size of nothing": ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
     "batch size": ({"batch_size": -3}, "batch_size: expected at least 1"),
 }
 
