@@ -95,6 +95,10 @@ class BayesianModule(nn.Module):
                 stacklevel=4,
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the bound program, which is made anew where the module arrives (another process, say)."""
+        return self.__dict__ | {"_bound": None}
+
     @property
     def _prefix(self) -> str:
         return f"{self.name}." if self.name else ""

@@ -1,6 +1,7 @@
 """`BayesianModule` over many networks, crossed with what each must obey."""
 
 import copy
+import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -339,3 +340,20 @@ def test_a_selection_of_nothing_is_refused(select: Any, message: str) -> None:
 def test_a_network_without_parameters_is_refused() -> None:
     with pytest.raises(InputError, match="at least one random parameter"):
         BayesianModule(nn.ReLU())
+
+
+def test_a_module_goes_to_another_process_and_draws_the_same() -> None:
+    bnn = BayesianModule(nn.Linear(2, 1))
+    sent = pickle.loads(pickle.dumps(bnn))
+    x, draws = torch.ones(3, 2), []
+    for each in (bnn, sent):
+        with pyro.poutine.seed(rng_seed=0):
+            draws.append(each(x))
+    assert torch.equal(*draws)
+
+
+def test_two_learned_parameters_of_one_name_in_a_program_are_refused() -> None:
+    short = BayesianModule(nn.Sequential(nn.LayerNorm(2), nn.Linear(2, 1)), select=["1.*"])
+    long = BayesianModule(nn.Sequential(nn.LayerNorm(2), nn.Tanh(), nn.Linear(2, 1)), select=["2.*"])
+    with pytest.raises(InputError, match=r"the parameter 0\.weight: expected one of that name"):
+        poutine.trace(lambda x: short(x) + long(x)).get_trace(torch.ones(3, 2))
