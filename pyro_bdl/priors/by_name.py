@@ -13,8 +13,8 @@ class ByName:
     """Different priors for different layers: the first pattern that fits a weight's name decides.
 
     Args:
-        priors: shell-style patterns (`*`, `?`, `[...]`) of parameter names, and their priors, in the order in which
-            they are tried.
+        priors: shell-style patterns (`*`, `?`, `[...]`) of site names (parameter names, after the network's `name=` and
+            a dot if it has one), and their priors, in the order in which they are tried.
 
     Raises:
         InputError: at `bind`, when no pattern fits a weight, or a pattern fits none.

@@ -64,6 +64,9 @@ class Laplace(Independent):
 
     Raises:
         InputError: a scale that is not a positive number.
+
+    >>> Laplace(0.5)
+    Laplace(scale=0.5)
     """
 
     def __init__(self, scale: float = 1.0) -> None:
@@ -86,6 +89,9 @@ class StudentT(Independent):
 
     Raises:
         InputError: a value that is not a positive number.
+
+    >>> StudentT(4.0)
+    StudentT(degrees_of_freedom=4.0, scale=1.0)
     """
 
     def __init__(self, degrees_of_freedom: float = 3.0, scale: float = 1.0) -> None:
@@ -109,10 +115,13 @@ class ScaleMixture(Independent):
     Args:
         weight: pi, the share of the wide component. Default 0.5.
         wide: s1. Default 1.
-        narrow: s2. Default exp(-6), the smallest of the paper's grid that it names first.
+        narrow: s2. Default exp(-6), the first and widest of the paper's exp(-6), exp(-7), exp(-8).
 
     Raises:
         InputError: a share outside (0, 1), a scale that is not positive, narrow not below wide.
+
+    >>> ScaleMixture(0.25, narrow=0.5)
+    ScaleMixture(weight=0.25, wide=1.0, narrow=0.5)
     """
 
     def __init__(self, weight: float = 0.5, wide: float = 1.0, narrow: float = math.exp(-6)) -> None:

@@ -32,10 +32,14 @@ class Weight:
 
     @property
     def fan_in(self) -> int:
-        """How many inputs one output unit sums: the product of all but the output dimension; 1 for a bias."""
+        """How many inputs one output unit sums: the product of all but the output dimension; 1 for a bias.
+
+        The filters of a transposed convolution hold the input channels of all its groups, of which a unit sums one.
+        """
         if not self.is_matrix:
             return 1
-        return math.prod(self.value.shape) // self.value.shape[self.output_dim]
+        groups = self.module.groups if isinstance(self.module, _ConvTransposeNd) else 1
+        return math.prod(self.value.shape) // self.value.shape[self.output_dim] // groups
 
     @property
     def input_dim(self) -> int:

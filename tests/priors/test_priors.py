@@ -196,3 +196,8 @@ def test_a_share_outside_the_unit_interval_is_refused(share: Any) -> None:
 def test_a_narrow_component_wider_than_the_wide_one_is_refused() -> None:
     with pytest.raises(InputError, match=r"narrow: expected less than wide = 1\.0"):
         ScaleMixture(0.5, 1.0, 2.0)
+
+
+def test_the_fan_in_of_transposed_convolutions_is_that_of_one_group() -> None:
+    layer = nn.ConvTranspose2d(4, 8, 3, groups=2)
+    assert Weight("w", layer.weight, layer).fan_in == 2 * 9
