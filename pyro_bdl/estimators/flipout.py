@@ -29,7 +29,7 @@ class Flipout(Estimator):
 def _draw(operation: Any, multiply: Callable[[Tensor, Tensor], Tensor]) -> Tensor | Unfit:
     weight, bias = operation.weight, operation.bias
     if isinstance(bias, DeferredDraw) and (bias.log_normal or bias.scale is not None):
-        return Unfit("a log-normal bias")
+        return Unfit("a log-normal or scaled bias")
     if not isinstance(weight, DeferredDraw):
         return add_bias(multiply(operation.x, weight), bias)
     if weight.log_normal:

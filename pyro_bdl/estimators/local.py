@@ -29,8 +29,10 @@ def _draw(operation: Any, rule: Callable[..., Tensor]) -> Tensor | Unfit:
     weight, bias = operation.weight, operation.bias
     if not isinstance(weight, DeferredDraw):
         return _deferred_bias(operation)
-    if weight.log_normal or (isinstance(bias, DeferredDraw) and (bias.log_normal or bias.scale is not None)):
+    if weight.log_normal:
         return Unfit("a log-normal weight")
+    if isinstance(bias, DeferredDraw) and (bias.log_normal or bias.scale is not None):
+        return Unfit("a log-normal or scaled bias")
     factors = node_scales(operation)
     if isinstance(factors, Unfit):
         return factors
@@ -59,7 +61,7 @@ def _bias_moments(bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
 def _deferred_bias(operation: Any) -> Tensor | Unfit:
     """Only the bias is random: its own draw for each data point."""
     if operation.bias.log_normal or operation.bias.scale is not None:
-        return Unfit("a log-normal bias")
+        return Unfit("a log-normal or scaled bias")
     if isinstance(operation, Linear):
         out = torch.mm(operation.x, operation.weight.t())
     else:
@@ -108,6 +110,10 @@ def local_reparameterization(
       low with deviations of 0.1 to 0.3 of the weights' size, while gradients had 3 to 4 times less variance than
       flipout's (`tests/benchmarks/bench_convolution_bias.py`). `flipout` and plain draws are unbiased; predict with
       plain draws.
+    - The rows of a matrix are taken for data points. Positions flattened into rows, (B * T, features), would each get
+      a draw of their own: name the weights that they meet in `shared`.
+    - Bounds that are no expectation of the log-likelihood (`RenyiELBO`, importance weights) need one draw of all
+      weights: use the plain estimator.
     - With the weight on the left of `@`, the columns on its right are taken for data points.
 
     Args:

@@ -1,7 +1,7 @@
 """The functions that multiply inputs by weights, all said in one way.
 
-`F.linear`, `matmul` and its spellings, and the convolutions become a `Product`: inputs, a deferred weight, a bias and
-how to multiply. Estimators have one rule for a linear map and one for a convolution, not one for each spelling.
+`F.linear`, `matmul` and its spellings, and the convolutions become a `Linear` or a `Convolution`: inputs, a weight and
+a bias, of which one at least is deferred. Estimators have one rule for each of the two, not one for each spelling.
 """
 
 from collections.abc import Callable
