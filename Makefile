@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test check slow bench clean
+.PHONY: help demo test slow bench clean
 
 help:            ## this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	# torch first and by its pinned version: a range would let pip choose a build with gigabytes of CUDA
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet torch
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet --editable '.[dev]'
 	touch $(READY)
@@ -33,6 +34,7 @@ bench: $(READY)  ## what a step costs, against the same by hand
 	$(BIN)/python -m tests.benchmarks.bench_svi --threads 1
 	$(BIN)/python -m tests.benchmarks.bench_sgld --threads 2
 	$(BIN)/python -m tests.benchmarks.bench_sgld --threads 1
+	$(BIN)/python -m tests.benchmarks.bench_convolution_bias
 
 clean:           ## remove what was set up and written
 	rm -rf $(VENV) out .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -22,6 +22,7 @@ from models.networks import lenet_5_caffe, lenet_300_100
 from models.outside import outside_images
 from models.reporting import Method
 from pyro_bdl.distributions.kl import log_alpha
+from pyro_bdl.errors import InputError
 
 NETWORKS = {"lenet-300-100": lenet_300_100, "lenet-5-caffe": lenet_5_caffe}
 
@@ -109,18 +110,23 @@ class Problem:
         self.y_held = self.parts.y_test if on_test else self.parts.y_validation
         self.outside = outside_images(options.data, options.data_dir)
         self.classes = len(self.parts.classes or ())
-        self.epochs = options.epochs or self.settings.epochs
-        self.gaussian = bdl.priors.Gaussian(options.prior_scale or self.settings.prior_scale, fan_in=True)
+        self.epochs = given(options.epochs, self.settings.epochs)
+        self.gaussian = bdl.priors.Gaussian(given(options.prior_scale, self.settings.prior_scale), fan_in=True)
         node = options.svi_prior == "group-normal-jeffreys"
         self.svi_prior = bdl.priors.GroupNormalJeffreys() if node else self.gaussian
-        self.learning_rate = options.learning_rate or self.settings.learning_rate
-        self.svi_learning_rate = options.learning_rate or self.settings.svi_learning_rate
+        self.learning_rate = given(options.learning_rate, self.settings.learning_rate)
+        self.svi_learning_rate = given(options.learning_rate, self.settings.svi_learning_rate)
 
     def network(self, seed: int) -> nn.Sequential:
         """A fresh network (He initialisation of torch)."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return NETWORKS[self.options.net](self.x.shape[1:], self.classes)
+
+
+def given(option: Any, default: Any) -> Any:
+    """An option, or its default by data set."""
+    return default if option is None else option
 
 
 def signal_to_noise(scale: Any) -> Tensor:
@@ -214,7 +220,7 @@ def fit_by_sgld(problem: Problem) -> Method:
     per_epoch = -(-len(problem.x) // settings.batch_size)
     thinning = max(1, settings.sgld_epochs * per_epoch // settings.sgld_draws)
     kernel = bdl.SGLD(
-        model, step_size=options.sgld_step or settings.sgld_step,
+        model, step_size=given(options.sgld_step, settings.sgld_step),
         data=(problem.x, problem.y), batch_size=settings.batch_size, init=start, thinning=thinning,
     )  # fmt: skip
     mcmc = MCMC(
@@ -250,6 +256,8 @@ def main(options: Options) -> list[dict[str, Any]]:
     """Fit, compare, write; the rows of the table."""
     # Pyro says that more chains than processors run one after another: so they shall.
     warnings.filterwarnings("ignore", message="num_chains=", category=UserWarning)
+    if not options.methods:
+        raise InputError("--methods", expected="at least one of plain, svi, sgld", got="none")
     problem = Problem(options)
     methods = [FITS[name](problem) for name in options.methods]
     held = problem.x_held, problem.y_held

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from pyro_bdl.errors import InputError
+
 
 def fully_connected(sizes: Sequence[int]) -> nn.Sequential:
     """A multilayer perceptron on flattened inputs, ReLU between the layers; layers are named fc1, fc2, ..."""
@@ -26,6 +28,8 @@ def lenet_300_100(image_shape: Sequence[int], classes: int) -> nn.Sequential:
 def lenet_5_caffe(image_shape: Sequence[int], classes: int) -> nn.Sequential:
     """LeNet-5 as Caffe has it: 20 and 50 filters of 5 x 5, 500 hidden units; for images of 28 x 28."""
     channels, height, width = image_shape
+    if min(height, width) < 16:
+        raise InputError("the images", expected="at least 16 x 16 pixels for LeNet-5", got=f"{height} x {width}")
     rows, columns = ((size - 4) // 2 for size in (height, width))
     features = 50 * ((rows - 4) // 2) * ((columns - 4) // 2)
     net = nn.Sequential()

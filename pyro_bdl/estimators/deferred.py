@@ -234,6 +234,7 @@ def _like(func: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 ALGEBRA: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((torch.mul, torch.multiply, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), _multiply),
+    **dict.fromkeys((Tensor.__rdiv__, Tensor.__rtruediv__), lambda a, other: _divide(other, a)),
     **dict.fromkeys((torch.div, torch.true_divide, Tensor.div, Tensor.__truediv__), _divide),
     **dict.fromkeys((torch.pow, Tensor.pow, Tensor.__pow__), _power),
     **dict.fromkeys((torch.sqrt, Tensor.sqrt), lambda input: _power(input, 0.5)),

@@ -42,7 +42,8 @@ class Fit:
 
     Attributes:
         model, guide: as they were handed over; the guide is fitted in place.
-        losses: the negative bound in nats of each epoch, averaged over its steps.
+        losses: the negative bound in nats of each epoch, averaged over its steps; during `kl_warmup` with the weight
+            that the KL then had.
         kls: its KL part, without the warm-up weight (nan where the guide has no KL apart).
         seconds: wall-clock time of the training steps.
         coverage: which weight was drawn how (empty for the plain estimator).
@@ -87,7 +88,7 @@ def fit_svi(
 
     Args:
         model: a Pyro model, called with the tensors of a batch.
-        guide: its guide, fitted in place.
+        guide: its guide, fitted in place; a plain one, which `estimator` decides how to draw from.
         data: a tensor or a tuple of tensors; a `DataLoader`; or any iterable of batches that can be gone through again
             (it is, once, to count the data).
         epochs: how many times the data are gone through.
@@ -98,14 +99,17 @@ def fit_svi(
         kl_warmup: epochs over which beta rises linearly from 0 to 1. Default 0: the bound itself.
         estimator: "local" reparameterisation, "flipout" or "plain" draws. Default "local", the least variance.
         elbo: a Pyro ELBO instead of `MeanFieldELBO`, for guides that are no mean field; needs `kl_warmup=0`.
-        num_particles: draws per step, averaged; a local estimator takes them in one pass. Default 1.
+        num_particles: draws per step, averaged. `AutoMeanField` with the local estimator takes them in one pass, on the
+            batch repeated, if all observations stand in the data plate. Default 1.
         data_plate: the name of the data plate. Default: each plate with a `subsample_size`.
         callbacks: called with a `Progress` at the end of each epoch; one that returns True ends the fit.
         progress: show a bar.
         seed: seeds the fit's random numbers (order, noise); the global generator is left as it was. Default: none,
             the global generator is used.
         device: where the batches are put; the network's parameters must be there. Default: where they are.
-        checkpoint: a file, written after each epoch, from which the same call goes on if it exists.
+        checkpoint: a file, written after each epoch, from which the same call goes on if it exists. It holds
+            parameters, optimizer, place in the data and torch's random state; not a network's buffers (the running
+            statistics of batch normalisation).
 
     Returns:
         Fit: losses by epoch, time, coverage report.
@@ -176,7 +180,11 @@ def _make_step(
 
 
 def _estimator(model: Any, guide: Any, name: str) -> Any:
-    if name == "plain" or isinstance(guide, Estimator):
+    if isinstance(guide, Estimator):
+        raise InputError(
+            "guide", expected="a plain guide, with estimator= to say how it is drawn from", got=type(guide).__name__
+        )
+    if name == "plain":
         return guide
     return (local_reparameterization if name == "local" else flipout)(guide, model=model)
 
@@ -206,6 +214,11 @@ def _first(batches: Minibatches) -> Batch:
 
 
 def _check(epochs: int, num_particles: int, kl_warmup: float, estimator: str, elbo: Any) -> None:
+    for name, count in (("epochs", epochs), ("num_particles", num_particles)):
+        if not isinstance(count, int) or isinstance(count, bool):
+            raise InputError(name, expected="an integer", got=repr(count))
+    if not isinstance(kl_warmup, (int, float)):
+        raise InputError("kl_warmup", expected="a number of epochs", got=repr(kl_warmup))
     if epochs < 1:
         raise InputError("epochs", expected="at least 1", got=str(epochs))
     if num_particles < 1:

@@ -14,7 +14,7 @@ import pyro_bdl.distributions.kl  # noqa: F401 (registers the rules)
 from pyro_bdl.distributions import VarianceNormal
 from pyro_bdl.errors import InputError, NumericalError
 from pyro_bdl.estimators import Estimator, LocalReparameterization
-from pyro_bdl.estimators.passes import begin_pass
+from pyro_bdl.estimators.passes import begin_pass, dry_run
 from pyro_bdl.guides.mean_field import AutoMeanField, Site, posterior
 from pyro_bdl.inference.elbo import MeanFieldELBO
 from pyro_bdl.inference.flat_posterior import FlatPosterior
@@ -50,7 +50,7 @@ class GuideStep(Step):
             self.elbo = MeanFieldELBO(
                 elbo.num_particles, kl_weight=lambda: self.kl_weight * (own() if callable(own) else own)
             )
-        with self._at(first), poutine.trace(param_only=True) as capture, torch.no_grad():
+        with self._at(first), poutine.trace(param_only=True) as capture, torch.no_grad(), dry_run():
             self.elbo.loss(model, guide, *first.args)
         plate.require_plate()
         nodes: dict[str, Any] = dict(capture.trace.nodes)
@@ -98,7 +98,7 @@ class FlatStep(Step):
     ) -> None:
         self.model, self.estimator, self.plate, self.num_particles = model, estimator, plate, num_particles
         plate.set(first)
-        with plate, torch.no_grad():
+        with plate, torch.no_grad(), dry_run():
             guide(*first.args)
             if estimator is not None and not estimator.examined:
                 estimator.examine(model, first.args, {})
@@ -107,11 +107,13 @@ class FlatStep(Step):
         self.supports = {name: guide.support(site) for name, site in self.sites.items()}
         self.recording = Recording(self._deferred if estimator is not None else self._drawn)
         self.values: dict[str, Tensor] = {}
-        self._run(first)  # what the priors and the learned parameters are
+        with dry_run():  # what the priors and the learned parameters are
+            self._run(first)
         plate.require_plate()
         self.repeats = isinstance(estimator, LocalReparameterization) and num_particles > 1 and self._in_data_plate()
         before = dict(self.recording.priors)
-        self._run(first)
+        with dry_run():
+            self._run(first)
         self.posterior.set_priors(self._fixed(before))
         learned = dict.fromkeys(self.recording.parameters.values())
         self.learned = [p for p in learned if p.requires_grad]

@@ -25,10 +25,9 @@ class Regressor:
         network: gives outputs of shape (B,) or (B, 1), or (B, 2) with heteroscedastic noise.
         noise: the standard deviation :math:`\sigma`. A number: known. `"learned"`: one parameter of this object, fitted
             by maximum likelihood (SVI only, a sampler has no place for it); `noise_scale()` tells it. A distribution of
-            one positive number: random, a site
-            of its own; `dist.LogNormal(-1., 1.)`, say. `"heteroscedastic"`: the network's second output o gives
-            :math:`\sigma_n = \mathrm{softplus}(o_n) + 10^{-3}`, the floor keeping single points from being fitted
-            with infinite density. Default `"learned"`.
+            one positive number: random, a site of its own; `dist.LogNormal(-1., 1.)`, say. `"heteroscedastic"`: the
+            network's second output o gives :math:`\sigma_n = \mathrm{softplus}(o_n) + 10^{-3}`, the floor keeping
+            single points from being fitted with infinite density. Default `"learned"`.
         size: N, the number of data points of which a call sees B. Default: what `fit_svi` or a kernel says it is;
             B itself where nobody says.
         plate: the name of the data plate.
