@@ -50,8 +50,8 @@ class Settings:
 SETTINGS = {
     "digits": Settings(
         batch_size=64, epochs=120, learning_rate=2e-3, svi_learning_rate=2e-3, kl_warmup=30,
-        svi_draws=200, prior_scale=1.0,
-        sgld_step=1e-4, sgld_map_epochs=0, sgld_warmup_epochs=60, sgld_epochs=60, sgld_draws=50,
+        svi_draws=200, prior_scale=4.0,
+        sgld_step=3e-4, sgld_map_epochs=0, sgld_warmup_epochs=60, sgld_epochs=60, sgld_draws=50,
         function_points=4, loo_draws=200,
     ),
     "mnist": Settings(
