@@ -3,7 +3,7 @@
 import copy
 import pickle
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -21,18 +21,10 @@ from pyro_bdl.errors import InputError
 from pyro_bdl.estimators import flipout, local_reparameterization
 from pyro_bdl.guides import AutoMeanField
 from pyro_bdl.priors import Gaussian, GroupNormalJeffreys
+from tests.fresh_state import fresh_state  # noqa: F401
 from tests.statistics import mean_is, variance_is
 
 INPUTS = torch.randn(4, 3, 6, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(autouse=True)
-def _own_random_state() -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.seed()
-        pyro.clear_param_store()
-        yield
-        pyro.clear_param_store()
 
 
 class Recurrent(nn.Module):

@@ -8,10 +8,10 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO
+from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_bdl.distributions import kl as _rules  # noqa: F401 (importing it registers the rules)
 from pyro_bdl.errors import InputError, UnsupportedModelError
 from pyro_bdl.estimators import Estimator
 from pyro_bdl.inference.numbers import refuse_non_finite
@@ -101,7 +101,7 @@ def kl_terms(model_trace: Any, guide_trace: Any) -> Iterator[tuple[str, Tensor]]
     auxiliary = {
         name: node
         for name, node in guide_trace.nodes.items()
-        if node["type"] == "sample" and name not in model_trace and type(node["fn"]).__name__ != "_Subsample"
+        if node["type"] == "sample" and name not in model_trace and not isinstance(node["fn"], _Subsample)
     }
     for node in _latent(model_trace):
         posterior = guide_trace.nodes[node["name"]]
@@ -161,5 +161,5 @@ def _observed(trace: Any) -> Iterator[Node]:
 
 def _latent(trace: Any) -> Iterator[Node]:
     for node in trace.nodes.values():
-        if node["type"] == "sample" and not node["is_observed"] and type(node["fn"]).__name__ != "_Subsample":
+        if node["type"] == "sample" and not node["is_observed"] and not isinstance(node["fn"], _Subsample):
             yield node

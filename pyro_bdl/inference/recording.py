@@ -6,6 +6,7 @@ from typing import Any
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
+from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from pyro_bdl.errors import InputError
@@ -49,12 +50,12 @@ class Recording(Messenger):
         return total
 
     def _pyro_sample(self, msg: Message) -> None:
-        if msg["done"] or msg["is_observed"] or msg["value"] is not None or type(msg["fn"]).__name__ == "_Subsample":
+        if msg["done"] or msg["is_observed"] or msg["value"] is not None or isinstance(msg["fn"], _Subsample):
             return
         msg["value"], msg["done"] = self.answer(str(msg["name"])), True
 
     def _pyro_post_sample(self, msg: Message) -> None:
-        if type(msg["fn"]).__name__ == "_Subsample":
+        if isinstance(msg["fn"], _Subsample):
             return
         if not msg["is_observed"]:
             self.priors[str(msg["name"])] = msg["fn"]

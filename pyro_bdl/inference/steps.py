@@ -10,7 +10,6 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import biject_to, kl_divergence
 
-import pyro_bdl.distributions.kl  # noqa: F401 (registers the rules)
 from pyro_bdl.distributions import VarianceNormal
 from pyro_bdl.errors import InputError, NumericalError
 from pyro_bdl.estimators import Estimator, LocalReparameterization
@@ -270,6 +269,5 @@ class FlatStep(Step):
 
 
 def _repeat(batch: Batch, times: int) -> Batch:
-    length = batch.length
-    args = tuple(a.repeat(times, *(1,) * (a.dim() - 1)) if len(a) == length else a for a in batch.args)
+    args = tuple(a.repeat(times, *(1,) * (a.dim() - 1)) for a in batch.args)
     return Batch(args, None if batch.indices is None else batch.indices.repeat(times))

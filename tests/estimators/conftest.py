@@ -1,20 +1,12 @@
 """Noise of a known value, so that a draw m + s * noise tells its mean and deviation exactly; fresh random state."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import pyro
 import pytest
 import torch
 
-
-@pytest.fixture(autouse=True)
-def _own_random_state() -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.seed()
-        pyro.clear_param_store()
-        yield
-        pyro.clear_param_store()
+from tests.fresh_state import fresh_state  # noqa: F401
 
 
 @pytest.fixture

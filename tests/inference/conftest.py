@@ -1,14 +1,3 @@
 """Each test has its own random state and parameter store."""
 
-from collections.abc import Iterator
-
-import pyro
-import pytest
-import torch
-
-
-@pytest.fixture(autouse=True)
-def _own_state() -> Iterator[None]:
-    with torch.random.fork_rng(), pyro.get_param_store().scope():
-        torch.seed()
-        yield
+from tests.fresh_state import fresh_state  # noqa: F401

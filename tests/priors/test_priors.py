@@ -1,7 +1,7 @@
 """Priors of named weights: densities, hierarchy, choice by name, refusals."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,10 @@ from torch import Tensor, nn
 from pyro_bdl.bayesian_module import BayesianModule
 from pyro_bdl.errors import ImproperPriorError, InputError
 from pyro_bdl.priors import ByName, Gaussian, GroupNormalJeffreys, Laplace, Prior, ScaleMixture, StudentT, Weight
+from tests.fresh_state import fresh_state  # noqa: F401
 from tests.statistics import Mismatch, ks_cdf
 
 LAYER = nn.Linear(4, 3).double()
-
-
-@pytest.fixture(autouse=True)
-def _own_random_state() -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.seed()
-        pyro.clear_param_store()
-        yield
-        pyro.clear_param_store()
 
 
 def weights(layer: nn.Module = LAYER) -> list[Weight]:
