@@ -6,7 +6,6 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pyro_bdl.errors import InputError
@@ -22,8 +21,8 @@ class BayesianModule(nn.Module):
     r"""Any `torch.nn.Module` whose parameters are random, without touching the module.
 
     Called inside a Pyro program it lets the prior sample its weights, :math:`w \sim p(w)`, one Pyro site a parameter
-    named after it (`fc1.weight`), and returns :math:`f(x; w)` by `torch.func.functional_call`. Tied parameters are one
-    site. The same object serves prior predictive, SVI, SGLD and NUTS.
+    named after it (`fc1.weight`), and returns :math:`f(x; w)`, the network run with these in the places of its own.
+    Tied parameters are one site. The same object serves prior predictive, SVI, SGLD and NUTS.
 
     Args:
         net: the network. Its parameters' own values are where guides begin: hand over a fresh network (He, Glorot) or
@@ -59,6 +58,7 @@ class BayesianModule(nn.Module):
             raise InputError("the network", expected="at least one random parameter", got="none")
         self._random = chosen
         self._learned = [n for n, _ in owned if n not in set(chosen)]
+        self._places = _places(net)
         self._coupling = [module for module in net.modules() if isinstance(module, _BatchNorm)]
         self._bound: tuple[Any, WeightProgram] | None = None
         self._program()  # a prior that does not fit is refused here
@@ -70,7 +70,17 @@ class BayesianModule(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Sample weights and run the network; arguments and result are the network's own."""
-        return functional_call(self.net, self.sample(), args, kwargs)
+        # What torch.func.functional_call does, with less Python in each step, and also under torch.jit.trace.
+        values = self.sample()
+        own = [(self._owner(path), leaf, values[name]) for path, leaf, name in self._places if name in values]
+        held = [slots[leaf] for slots, leaf, _ in own]
+        try:
+            for slots, leaf, value in own:
+                slots[leaf] = value
+            return self.net(*args, **kwargs)
+        finally:
+            for (slots, leaf, _), value in zip(own, held, strict=True):
+                slots[leaf] = value
 
     def sample(self) -> dict[str, Tensor]:
         """One `pyro.sample` of all weights, by the network's own parameter names."""
@@ -84,6 +94,13 @@ class BayesianModule(nn.Module):
         if is_dry_run():  # running statistics and the like stay as they are
             tensors |= {name: buffer.clone() for name, buffer in self.net.named_buffers()}
         return tensors
+
+    def _owner(self, path: tuple[str, ...]) -> dict[str, Any]:
+        """The dictionary in which the module at `path` keeps its parameters, or its buffers."""
+        module, kind = self.net, path[-1]
+        for name in path[:-1]:
+            module = module._modules[name]  # type: ignore[assignment]
+        return getattr(module, kind)
 
     def _warn_of_coupling(self) -> None:
         """Say once that batch statistics make the outputs of data points depend on one another's draws."""
@@ -115,6 +132,23 @@ class BayesianModule(nn.Module):
         if self._bound is None or self._bound[0] != place:
             self._bound = (place, self.prior.bind(self.weights))
         return self._bound[1]
+
+
+def _places(net: nn.Module) -> list[tuple[tuple[str, ...], str, str]]:
+    """Where a network keeps its tensors: the path to their owner, the name there, and the name in the network.
+
+    A tied parameter has more than one place, all under its first name.
+    """
+    places = []
+    for kind, tensors in (
+        ("_parameters", net.named_parameters(remove_duplicate=False)),
+        ("_buffers", net.named_buffers(remove_duplicate=False)),
+    ):
+        first: dict[int, str] = {}
+        for name, tensor in tensors:
+            *path, leaf = name.split(".")
+            places.append(((*path, kind), leaf, first.setdefault(id(tensor), name)))
+    return places
 
 
 def _chosen(owned: list[tuple[str, nn.Parameter]], select: Select | None) -> list[str]:

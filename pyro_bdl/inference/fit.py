@@ -11,6 +11,7 @@ from pyro.infer import RenyiELBO
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from pyro_bdl.data_plate import SubsampleIndices
 from pyro_bdl.errors import InputError
 from pyro_bdl.estimators import Estimator, flipout, local_reparameterization
 from pyro_bdl.estimators.estimator import Use
@@ -20,7 +21,7 @@ from pyro_bdl.inference.elbo import MeanFieldELBO
 from pyro_bdl.inference.loop import Loop, readable
 from pyro_bdl.inference.observations import check_finite
 from pyro_bdl.inference.steps import FlatStep, GuideStep, Step
-from pyro_bdl.minibatches import Batch, Data, Minibatches, SubsampleIndices
+from pyro_bdl.minibatches import Batch, Data, Minibatches
 
 Optimizer = Callable[[Sequence[Tensor]], torch.optim.Optimizer]
 EstimatorName = Literal["local", "flipout", "plain"]
@@ -66,6 +67,7 @@ def fit_svi(
     batch_size: int | None = None,
     optimizer: Optimizer | None = None,
     schedule: Callable[[float], float] | None = None,
+    kl_weight: float = 1.0,
     kl_warmup: float = 0.0,
     estimator: EstimatorName = "local",
     elbo: Any = None,
@@ -96,9 +98,12 @@ def fit_svi(
         optimizer: makes the optimizer from the list of parameters. Default: Adam with learning rate 0.001, fused.
         schedule: the factor of the learning rate as a function of the fraction of steps done; `lambda t: 1 - t` falls
             linearly to zero. Default: constant.
-        kl_warmup: epochs over which beta rises linearly from 0 to 1. Default 0: the bound itself.
+        kl_weight: beta at the end. Default 1, the bound itself; less gives a "cold" posterior, which fits the data
+            closer than Bayes' rule asks for (Wenzel et al. 2020), 0 a fit by maximum likelihood.
+        kl_warmup: epochs over which beta rises linearly from 0 to `kl_weight`. Default 0.
         estimator: "local" reparameterisation, "flipout" or "plain" draws. Default "local", the least variance.
-        elbo: a Pyro ELBO instead of `MeanFieldELBO`, for guides that are no mean field; needs `kl_warmup=0`.
+        elbo: a Pyro ELBO instead of `MeanFieldELBO`, for guides that are no mean field; needs
+            `kl_weight=1` and `kl_warmup=0`.
         num_particles: draws per step, averaged. `AutoMeanField` with the local estimator takes them in one pass, on the
             batch repeated, if all observations stand in the data plate. Default 1.
         data_plate: the name of the data plate. Default: each plate with a `subsample_size`.
@@ -132,7 +137,7 @@ def fit_svi(
     >>> print(f"{guide.median()['weight'].item():.1f}")
     2.0
     """
-    _check(epochs, num_particles, kl_warmup, estimator, elbo)
+    _check(epochs, num_particles, kl_weight, kl_warmup, estimator, elbo)
     with _seeded(seed):
         tensors = isinstance(data, (Tensor, tuple))
         batches = Minibatches(
@@ -151,8 +156,8 @@ def fit_svi(
         if saved is not None:
             fit.losses, fit.kls, fit.seconds = saved.restore()
         loop = Loop(
-            step, torch_optimizer, batches, first, epochs=epochs, kl_warmup=kl_warmup, schedule=schedule,
-            progress=progress, done=len(fit.losses), before=before,
+            step, torch_optimizer, batches, first, epochs=epochs, kl_weight=kl_weight, kl_warmup=kl_warmup,
+            schedule=schedule, progress=progress, done=len(fit.losses), before=before,
         )  # fmt: skip
         callbacks = tuple(callbacks)
         with loop.bar:
@@ -213,18 +218,15 @@ def _first(batches: Minibatches) -> Batch:
     return batch
 
 
-def _check(epochs: int, num_particles: int, kl_warmup: float, estimator: str, elbo: Any) -> None:
+def _check(epochs: int, num_particles: int, kl_weight: float, kl_warmup: float, estimator: str, elbo: Any) -> None:
     for name, count in (("epochs", epochs), ("num_particles", num_particles)):
         if not isinstance(count, int) or isinstance(count, bool):
             raise InputError(name, expected="an integer", got=repr(count))
-    if not isinstance(kl_warmup, (int, float)):
-        raise InputError("kl_warmup", expected="a number of epochs", got=repr(kl_warmup))
-    if epochs < 1:
-        raise InputError("epochs", expected="at least 1", got=str(epochs))
-    if num_particles < 1:
-        raise InputError("num_particles", expected="at least 1", got=str(num_particles))
-    if not 0.0 <= kl_warmup < float("inf"):
-        raise InputError("kl_warmup", expected="a number of epochs, 0 or more", got=str(kl_warmup))
+        if count < 1:
+            raise InputError(name, expected="at least 1", got=str(count))
+    for name, number in (("kl_weight", kl_weight), ("kl_warmup", kl_warmup)):
+        if not isinstance(number, (int, float)) or not 0.0 <= number < float("inf"):
+            raise InputError(name, expected="a number, 0 or more", got=repr(number))
     if estimator not in ("local", "flipout", "plain"):
         raise InputError("estimator", expected='"local", "flipout" or "plain"', got=repr(estimator))
     if isinstance(elbo, RenyiELBO) and estimator != "plain":
@@ -232,8 +234,11 @@ def _check(epochs: int, num_particles: int, kl_warmup: float, estimator: str, el
         raise InputError("estimator", expected='"plain" with RenyiELBO', got=repr(estimator))
     if elbo is not None and num_particles != 1:
         raise InputError("num_particles", expected="1 with an ELBO, which has its own", got=str(num_particles))
-    if elbo is not None and not isinstance(elbo, MeanFieldELBO) and kl_warmup:
-        raise InputError("kl_warmup", expected="0 with a Pyro ELBO, whose KL cannot be weighted", got=str(kl_warmup))
+    if elbo is not None and not isinstance(elbo, MeanFieldELBO) and (kl_weight, kl_warmup) != (1.0, 0.0):
+        raise InputError(
+            "kl_weight and kl_warmup", expected="1 and 0 with a Pyro ELBO, whose KL cannot be weighted",
+            got=f"{kl_weight} and {kl_warmup}",
+        )  # fmt: skip
 
 
 @contextmanager

@@ -25,7 +25,7 @@ class Loop:
         optimizer: of these parameters.
         batches: the data.
         first: the batch with which the step was made; the others must be of its kind.
-        epochs, kl_warmup, schedule, progress: as in `fit_svi`.
+        epochs, kl_weight, kl_warmup, schedule, progress: as in `fit_svi`.
         done: how many epochs a checkpoint has already.
         before: the parameters as they were before the fit (and before a checkpoint was read).
     """
@@ -38,6 +38,7 @@ class Loop:
         first: Batch,
         *,
         epochs: int,
+        kl_weight: float,
         kl_warmup: float,
         schedule: Callable[[float], float] | None,
         progress: bool,
@@ -45,7 +46,8 @@ class Loop:
         before: list[Tensor],
     ) -> None:
         self.step, self.optimizer, self.batches, self.first = step, optimizer, batches, first
-        self.epochs, self.kl_warmup, self.schedule = epochs, kl_warmup, schedule
+        self.epochs, self.schedule = epochs, schedule
+        self.kl_weight, self.kl_warmup = kl_weight, kl_warmup
         self.rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
         for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
             group["initial_lr"] = rate
@@ -78,7 +80,8 @@ class Loop:
         with pyro.validation_enabled(False):
             for batch in self.batches:
                 fraction = epoch + (count / per_epoch if per_epoch else 0.0)
-                weight = min(1.0, fraction / self.kl_warmup) if self.kl_warmup else 1.0
+                warmed = min(1.0, fraction / self.kl_warmup) if self.kl_warmup else 1.0
+                weight = self.kl_weight * warmed
                 if self.schedule is not None:
                     factor = self.schedule(fraction / self.epochs)
                     for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):

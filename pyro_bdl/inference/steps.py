@@ -10,6 +10,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import biject_to, kl_divergence
 
+from pyro_bdl.data_plate import SubsampleIndices
 from pyro_bdl.distributions import VarianceNormal
 from pyro_bdl.errors import InputError, NumericalError
 from pyro_bdl.estimators import Estimator, LocalReparameterization
@@ -19,7 +20,7 @@ from pyro_bdl.inference.elbo import MeanFieldELBO
 from pyro_bdl.inference.flat_posterior import FlatPosterior
 from pyro_bdl.inference.numbers import refuse_non_finite
 from pyro_bdl.inference.recording import Recording
-from pyro_bdl.minibatches import Batch, SubsampleIndices
+from pyro_bdl.minibatches import Batch
 
 
 class Loss(NamedTuple):

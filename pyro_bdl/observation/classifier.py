@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor
 
-from pyro_bdl.minibatches import data_size
+from pyro_bdl.data_plate import data_size
 from pyro_bdl.observation.checks import check_length, check_rank
 
 

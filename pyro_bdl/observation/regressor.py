@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
+from pyro_bdl.data_plate import data_size
 from pyro_bdl.errors import InputError
-from pyro_bdl.minibatches import data_size
 from pyro_bdl.observation.checks import check_length, check_rank
 from pyro_bdl.parameters import own_parameter
 

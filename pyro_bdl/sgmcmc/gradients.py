@@ -21,8 +21,9 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.nn.functional import nll_loss
 
+from pyro_bdl.data_plate import SubsampleIndices
 from pyro_bdl.errors import InputError, UnsupportedModelError
-from pyro_bdl.minibatches import Batch, SubsampleIndices
+from pyro_bdl.minibatches import Batch
 from pyro_bdl.sgmcmc.flat import GaussianPriors, Layout
 from pyro_bdl.sgmcmc.sites import LatentSite
 

@@ -16,8 +16,9 @@ from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
+from pyro_bdl.data_plate import SubsampleIndices
 from pyro_bdl.errors import BDLError, InputError, NumericalError, UnsupportedModelError
-from pyro_bdl.minibatches import Batch, Data, Minibatches, SubsampleIndices
+from pyro_bdl.minibatches import Batch, Data, Minibatches
 from pyro_bdl.sgmcmc.gradients import LogJointGradient
 from pyro_bdl.sgmcmc.noise import Noise
 from pyro_bdl.sgmcmc.schedules import Constant, Schedule

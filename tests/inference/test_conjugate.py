@@ -1,6 +1,7 @@
 """Regression whose posterior is known: what each fit must converge to, and that the bound is a bound."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pyro
@@ -11,8 +12,9 @@ from pyro.infer.autoguide import AutoDiagonalNormal, AutoMultivariateNormal, Aut
 from torch import Tensor
 
 import pyro_bdl as bdl
+from pyro_bdl.data_plate import SubsampleIndices
 from pyro_bdl.inference.steps import FlatStep
-from pyro_bdl.minibatches import Batch, SubsampleIndices
+from pyro_bdl.minibatches import Batch
 from tests.statistics import Mismatch, mean_is
 from tests.targets import ConjugateRegression
 
@@ -56,23 +58,23 @@ def test_mean_field_guide(estimator: Any, epochs: int, num_particles: int) -> No
     assert_mean_field(moments.loc.detach(), moments.variance.sqrt().detach())
 
 
-def at_the_optimum(shift: float = 0.0, factor: float = 1.0) -> Any:
+def at_the_optimum(shift: float = 0.0, factor: float = 1.0, of: ConjugateRegression = TARGET) -> Any:
     """A guide at N(mu, 1/diag P), or beside it by so many deviations, with a deviation wrong by a factor."""
     guide = bdl.guides.AutoMeanField(TARGET.model)
     guide(*DATA)
     with torch.no_grad():
-        guide.loc.copy_(TARGET.mean + shift * TARGET.precision.diagonal().rsqrt())
-        guide.log_variance.copy_(-TARGET.precision.diagonal().log() + 2 * math.log(factor))
+        guide.loc.copy_(of.mean + shift * of.precision.diagonal().rsqrt())
+        guide.log_variance.copy_(-of.precision.diagonal().log() + 2 * math.log(factor))
     return guide
 
 
-def gradients(guide: Any, estimator: str, count: int = 1000) -> Tensor:
+def gradients(guide: Any, estimator: str, *, kl_weight: float = 1.0, count: int = 1000) -> Tensor:
     wrapped: Any = {"plain": lambda g: None, "local": bdl.local_reparameterization, "flipout": bdl.flipout}[estimator]
     plate, batch = SubsampleIndices(size=40), Batch(DATA, torch.arange(40))
     step = FlatStep(TARGET.model, guide, wrapped(guide), plate, batch)
     rows = []
     for _ in range(count):
-        step(batch, 1.0)
+        step(batch, kl_weight)
         rows.append(torch.cat([p.grad for p in step.parameters]))  # type: ignore[misc]
     return torch.stack(rows)
 
@@ -87,6 +89,15 @@ def test_beside_the_optimum_it_is_not(beside: dict[str, float]) -> None:
     for estimator in ("local", "flipout", "plain"):
         with pytest.raises(Mismatch):
             mean_is(gradients(at_the_optimum(**beside), estimator), 0.0)
+
+
+@pytest.mark.parametrize("estimator", ["local", "flipout", "plain"])
+def test_the_optimum_of_a_weighted_kl_is_that_of_a_likelihood_to_a_power(estimator: str) -> None:
+    """-E log p(y) + b KL is b times the bound of the likelihood p(y)^(1/b)."""
+    tempered = replace(TARGET, noise_sd=TARGET.noise_sd * math.sqrt(0.25))
+    mean_is(gradients(at_the_optimum(of=tempered), estimator, kl_weight=0.25), 0.0)
+    with pytest.raises(Mismatch):
+        mean_is(gradients(at_the_optimum(of=tempered), estimator, kl_weight=1.0), 0.0)
 
 
 @pytest.mark.parametrize("mutant", ["KL twice", "deviation for variance", "plate left out"])

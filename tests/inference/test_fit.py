@@ -81,9 +81,9 @@ def test_it_learns(estimator: Any) -> None:
 
 def test_kl_warmup() -> None:
     told: list[Any] = []
-    result = fit(epochs=6, batch_size=25, kl_warmup=3.0, callbacks=[told.append])
+    result = fit(epochs=6, batch_size=25, kl_weight=0.5, kl_warmup=3.0, callbacks=[told.append])
     weights = [t.kl_weight for t in told]
-    assert weights == pytest.approx([0.5 / 3, 1.5 / 3, 2.5 / 3, 1.0, 1.0, 1.0])
+    assert weights == pytest.approx([0.5 * w for w in (0.5 / 3, 1.5 / 3, 2.5 / 3, 1.0, 1.0, 1.0)])
     assert [t.epoch for t in told] == list(range(6))
     assert [t.loss for t in told] == result.losses
 
@@ -181,8 +181,10 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "epochs": ({"epochs": 0}, "epochs: expected at least 1, got 0"),
     "particles": ({"num_particles": 0}, "num_particles: expected at least 1"),
     "particles twice": ({"num_particles": 2, "elbo": bdl.MeanFieldELBO(3)}, "num_particles: expected 1 with an ELBO"),
+    "KL weight": ({"kl_weight": -1.0}, "kl_weight: expected"),
+    "KL weight NaN": ({"kl_weight": float("nan")}, "kl_weight: expected"),
     "warm-up": ({"kl_warmup": -1.0}, "kl_warmup: expected"),
-    "warm-up of Pyro's": ({"kl_warmup": 1.0, "elbo": pyro.infer.Trace_ELBO()}, "kl_warmup: expected 0"),
+    "warm-up of Pyro's": ({"kl_warmup": 1.0, "elbo": pyro.infer.Trace_ELBO()}, "kl_weight and kl_warmup: expected 1 and 0"),
     "estimator": ({"estimator": "lokal"}, "estimator: expected .* got 'lokal'"),
     "estimator of Renyi's": ({"elbo": pyro.infer.RenyiELBO(num_particles=2)}, 'estimator: expected "plain"'),
     "batch size of nothing": ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),

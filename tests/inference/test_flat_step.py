@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.distributions import biject_to, kl_divergence
 
 import pyro_bdl as bdl
+from pyro_bdl.data_plate import SubsampleIndices
 from pyro_bdl.guides.mean_field import posterior
 from pyro_bdl.inference.flat_posterior import FlatPosterior
 from pyro_bdl.inference.steps import FlatStep, Loss
-from pyro_bdl.minibatches import Batch, SubsampleIndices
+from pyro_bdl.minibatches import Batch
 from tests.inference.programs import PROGRAMS, B, N, program
 from tests.statistics import means_agree
 

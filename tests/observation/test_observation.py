@@ -12,8 +12,9 @@ from pyro import poutine
 from torch import Tensor, nn
 
 import pyro_bdl as bdl
+from pyro_bdl.data_plate import SubsampleIndices
 from pyro_bdl.errors import InputError
-from pyro_bdl.minibatches import Batch, SubsampleIndices
+from pyro_bdl.minibatches import Batch
 
 X = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
 LABELS, TARGETS = torch.arange(7) % 4, torch.linspace(-1, 1, 7)

@@ -11,7 +11,8 @@ import torch
 from pyro.infer.mcmc.util import initialize_model
 from torch import Tensor
 
-from pyro_bdl.minibatches import Batch, SubsampleIndices
+from pyro_bdl.data_plate import SubsampleIndices
+from pyro_bdl.minibatches import Batch
 from pyro_bdl.sgmcmc import gradients
 from pyro_bdl.sgmcmc.gradients import LogJointGradient, random_subset
 from pyro_bdl.sgmcmc.sites import FirstRun
