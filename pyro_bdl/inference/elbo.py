@@ -15,6 +15,7 @@ from torch.distributions import kl_divergence
 from pyro_bdl.errors import InputError, UnsupportedModelError
 from pyro_bdl.estimators import Estimator
 from pyro_bdl.inference.numbers import refuse_non_finite
+from pyro_bdl.log_density import log_density
 
 Node = dict[str, Any]
 
@@ -150,7 +151,7 @@ def _log_prob(node: Node) -> Tensor:
 
 
 def _log_likelihood(node: Node) -> Tensor:
-    return scale_and_mask(node["fn"].log_prob(node["value"]), node["scale"], node["mask"]).sum()
+    return log_density(node["fn"], node["value"], scale=node["scale"], mask=node["mask"])
 
 
 def _observed(trace: Any) -> Iterator[Node]:

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from pyro_bdl.errors import InputError
+from pyro_bdl.log_density import log_density
 
 
 class Recording(Messenger):
@@ -41,12 +41,8 @@ class Recording(Messenger):
             )
         total: Any = 0.0
         for msg in self.observed:
-            fn: Any = msg["fn"]
-            term = fn.log_prob(msg["value"])
-            if isinstance(msg["scale"], (int, float)) and msg["mask"] is None:
-                total = total + term.sum() * msg["scale"]
-            else:
-                total = total + scale_and_mask(term, msg["scale"], msg["mask"]).sum()
+            value: Any = msg["value"]
+            total = total + log_density(msg["fn"], value, scale=msg["scale"], mask=msg["mask"])
         return total
 
     def _pyro_sample(self, msg: Message) -> None:

@@ -13,16 +13,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
-from pyro.distributions import Categorical
-from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
-from torch.nn.functional import nll_loss
 
 from pyro_bdl.data_plate import SubsampleIndices
 from pyro_bdl.errors import InputError, UnsupportedModelError
+from pyro_bdl.log_density import log_density
 from pyro_bdl.minibatches import Batch
 from pyro_bdl.sgmcmc.flat import GaussianPriors, Layout
 from pyro_bdl.sgmcmc.sites import LatentSite
@@ -222,7 +220,7 @@ class _LogJoint(Messenger):
             if msg["mask"] is None and type(scale) is float and scale == 1.0 and self._priors.accepts(name, fn):
                 return
             self._priors.drop(name)
-        self._terms[name] = _log_prob(fn, msg)
+        self._terms[name] = log_density(fn, cast(Any, msg["value"]), scale=msg["scale"], mask=msg["mask"])
 
     def _meet(self, name: str) -> None:
         if name in self._met:
@@ -234,17 +232,6 @@ class _LogJoint(Messenger):
         fn: Any = msg["fn"]
         if not msg["done"] and fn.subsample_size is not None and fn.subsample_size < fn.size:
             msg["value"], msg["done"] = random_subset(fn.size, fn.subsample_size, device=fn.device), True
-
-
-def _log_prob(fn: Any, msg: Message) -> Tensor:
-    """The sum of a site's log density, scaled and masked."""
-    value, scale, mask = cast(Any, msg["value"]), msg["scale"], msg["mask"]
-    if type(fn) is Categorical and mask is None and type(scale) is float and fn.logits.dim() == 2 and value.dim() == 1:
-        return nll_loss(fn.logits, value.long(), reduction="sum") * -scale  # the same number, in one kernel each way
-    log_prob = fn.log_prob(value, *msg["args"], **msg["kwargs"])
-    if mask is not None:
-        log_prob = scale_and_mask(log_prob, 1.0, mask)
-    return (log_prob * scale).sum() if isinstance(scale, Tensor) else log_prob.sum() * scale
 
 
 def _flat(gradient: Tensor | None, like: Tensor) -> Tensor:

@@ -116,8 +116,8 @@ def noise_times(factor: float) -> Callable[[pytest.MonkeyPatch], None]:
 
 
 def scale_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    log_prob = gradients._log_prob
-    monkeypatch.setattr(gradients, "_log_prob", lambda fn, msg: log_prob(fn, {**msg, "scale": 1.0}))
+    density = gradients.log_density
+    monkeypatch.setattr(gradients, "log_density", lambda fn, value, *, scale, mask: density(fn, value, mask=mask))
 
 
 def prior_twice(monkeypatch: pytest.MonkeyPatch) -> None:

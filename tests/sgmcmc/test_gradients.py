@@ -166,8 +166,8 @@ def test_mean_over_all_subsamples_of_the_models_own_plate(monkeypatch: pytest.Mo
 
 
 def test_scale_missing_is_seen_in_the_mean_over_minibatches(monkeypatch: pytest.MonkeyPatch) -> None:
-    log_prob = gradients._log_prob
-    monkeypatch.setattr(gradients, "_log_prob", lambda fn, msg: log_prob(fn, {**msg, "scale": 1.0}))
+    density = gradients.log_density
+    monkeypatch.setattr(gradients, "log_density", lambda fn, value, *, scale, mask: density(fn, value, mask=mask))
     with pytest.raises(AssertionError):
         test_mean_over_all_minibatches_is_the_full_gradient()
 
