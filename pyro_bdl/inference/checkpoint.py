@@ -7,7 +7,6 @@ one move, so a crash leaves the old file. No pickle.
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from pyro_bdl.errors import CorruptFileError, InputError
+from pyro_bdl.files import replace_file
+from pyro_bdl.inference.shrinking import Shrinking
 from pyro_bdl.minibatches import Minibatches
 
 FORMAT = "pyro_bdl fit 1"
@@ -33,6 +34,7 @@ class Checkpoint:
         parameters: what the optimizer works on, in order.
         optimizer: its state is saved.
         batches: their place is saved.
+        shrinking: of a fit whose network shrinks; what was cut is saved.
     """
 
     def __init__(
@@ -42,10 +44,18 @@ class Checkpoint:
         parameters: Sequence[Tensor],
         optimizer: torch.optim.Optimizer,
         batches: Minibatches,
+        shrinking: Shrinking | None = None,
     ) -> None:
-        self.path, self.parameters, self.optimizer, self.batches = Path(path), parameters, optimizer, batches
+        self.path, self.optimizer, self.batches, self.shrinking = Path(path), optimizer, batches, shrinking
+        self._parameters = parameters
         self.layout = [str(site) for site in getattr(guide, "sites", ())]
         self.layout += [f"{batches.size} data points", f"batches of {batches.batch_size}", type(optimizer).__name__]
+        self.layout += [str(shrinking.options)] if shrinking is not None else []
+
+    @property
+    def parameters(self) -> Sequence[Tensor]:
+        """What the optimizer works on, at present."""
+        return self._parameters if self.shrinking is None else self.shrinking.parameters
 
     def write(self, losses: list[float], kls: list[float], seconds: float) -> None:
         """Replace the file by the present state."""
@@ -64,8 +74,11 @@ class Checkpoint:
             "format": FORMAT, "layout": self.layout, "losses": losses, "kls": kls, "seconds": seconds,
             "epoch": place["epoch"], "position": place["position"], "groups": state["param_groups"],
         }  # fmt: skip
+        if self.shrinking is not None:
+            more, facts["shrink"] = self.shrinking.state()
+            tensors |= {f"shrink.{name}": tensor for name, tensor in more.items()}
         payload = save({k: v.contiguous().clone() for k, v in tensors.items()}, {"facts": json.dumps(facts)})
-        _replace(self.path, hashlib.sha256(payload).digest() + payload)
+        replace_file(self.path, [hashlib.sha256(payload).digest(), payload])
 
     def restore(self) -> tuple[list[float], list[float], float]:
         """The state of the file, if there is one: losses, KLs and seconds so far."""
@@ -74,19 +87,23 @@ class Checkpoint:
         tensors, facts = read(self.path)
         shapes = [list(p.shape) for p in self.parameters]
         found = [list(tensors[f"parameter.{i}"].shape) for i in range(len(shapes)) if f"parameter.{i}" in tensors]
+        shrunk = _below("shrink.", tensors)
+        if shrunk:
+            found = [list(shrunk[f"whole.{i}"].shape) for i in range(len(shapes)) if f"whole.{i}" in shrunk]
         if facts["layout"] != self.layout or found != shapes:
             raise InputError(
                 f"the checkpoint {self.path}", expected=f"that of a fit of {self.layout or shapes}",
                 got=f"one of {facts['layout'] or found}", remedy="Name another file, or remove it to begin anew",
             )  # fmt: skip
+        if self.shrinking is not None:
+            self.shrinking.load_state(shrunk, facts["shrink"], self.optimizer)
         with torch.no_grad():
             for i, parameter in enumerate(self.parameters):
                 parameter.copy_(tensors[f"parameter.{i}"])
         state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".", 2)
-                state.setdefault(int(index), {})[key] = tensor
+        for name, tensor in _below("optimizer.", tensors).items():
+            index, _, key = name.partition(".")
+            state.setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
         place = {"epoch": facts["epoch"], "position": facts["position"], "order_state": tensors.get("order")}
         self.batches.load_state_dict(place)
@@ -94,6 +111,10 @@ class Checkpoint:
         if "random.cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["random.cuda"])
         return facts["losses"], facts["kls"], facts["seconds"]
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -118,21 +139,3 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if facts.get("format") != FORMAT:
         raise CorruptFileError(f"the checkpoint {path}", expected=FORMAT, got=str(facts.get("format")))
     return tensors, facts
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

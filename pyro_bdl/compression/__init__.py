@@ -1,0 +1,1 @@
+"""Posteriors turned into small networks: pruning, precision, clustering, coding, accounting."""
