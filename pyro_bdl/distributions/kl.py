@@ -12,7 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions.kl import register_kl
 
+from pyro_bdl.distributions.dropout_normal import DropoutNormal
+from pyro_bdl.distributions.half_cauchy import log_normal_half_cauchy_kl
 from pyro_bdl.distributions.log_uniform import LogUniform
+from pyro_bdl.distributions.normal_mixture import NormalMixture, normal_mixture_kl_bound
 from pyro_bdl.distributions.variance_normal import VarianceNormal
 
 # The fit of Molchanov, Ashukha & Vetrov 2017, eq. 14.
@@ -57,6 +60,23 @@ def _variance_normal_variance_normal(q: VarianceNormal, p: VarianceNormal) -> Te
 @register_kl(dist.Normal, LogUniform)
 def _normal_log_uniform(q: dist.Normal, p: LogUniform) -> Tensor:
     return dropout_kl(log_alpha(q.loc, q.variance))
+
+
+@register_kl(DropoutNormal, LogUniform)
+def _dropout_normal_log_uniform(q: DropoutNormal, p: LogUniform) -> Tensor:
+    return dropout_kl(q.log_alpha)
+
+
+@register_kl(dist.Normal, NormalMixture)
+def _normal_normal_mixture(q: dist.Normal, p: NormalMixture) -> Tensor:
+    if p.kl == "draw":
+        raise NotImplementedError  # as for a pair without a rule
+    return normal_mixture_kl_bound(q.loc, q.variance, p)
+
+
+@register_kl(dist.LogNormal, dist.HalfCauchy)
+def _log_normal_half_cauchy(q: dist.LogNormal, p: dist.HalfCauchy) -> Tensor:
+    return log_normal_half_cauchy_kl(q.loc, q.scale, p.scale)
 
 
 @register_kl(dist.LogNormal, LogUniform)

@@ -21,7 +21,8 @@ class DeferredDraw(Tensor):
     Attributes:
         loc, variance: the mean and variance of each element; of its logarithm if `log_normal`.
         log_normal: whether the elements are log-normal.
-        scale: a deferred node scale by which a normal weight is multiplied, broadcast to its shape; or `None`.
+        scale: a deferred node scale by which a normal weight is multiplied, broadcast to its shape; or `None`. Of a
+            log-normal draw: one more log-normal number, by which all its elements are multiplied.
         roots: the sample sites it comes from.
         accumulate: whether `loc` and `variance` are leaves into whose `.grad` a rule may add its gradient itself.
     """
@@ -146,7 +147,7 @@ def _multiply(input: Any, other: Any) -> Any:
         if factor <= 0:
             return NotImplemented
         shift = torch.as_tensor(factor, dtype=draw.loc.dtype, device=draw.loc.device).log()
-        return draw.derive(draw.loc + shift, draw.variance, lambda: draw.value() * factor)
+        return draw.derive(draw.loc + shift, draw.variance, lambda: draw.value() * factor, scale=draw.scale)
     return draw.derive(
         draw.loc * factor, draw.variance * (factor * factor), lambda: draw.value() * factor, scale=draw.scale
     )
@@ -163,18 +164,31 @@ def _product(a: DeferredDraw, b: DeferredDraw) -> Any:
 
     if a.log_normal and b.log_normal:
         if a.loc.shape != b.loc.shape:
+            return _with_common(a, b, value)
+        if a.scale is not None and b.scale is not None:
             return NotImplemented
-        return a.derive(a.loc + b.loc, a.variance + b.variance, value, roots=roots)
+        common = b.scale if a.scale is None else a.scale
+        return a.derive(a.loc + b.loc, a.variance + b.variance, value, roots=roots, scale=common)
     weight, scale = (b, a) if a.log_normal or a.loc.numel() < b.loc.numel() else (a, b)
-    if weight.log_normal or scale.scale is not None:
+    if weight.log_normal or (scale.scale is not None and not scale.log_normal):
         return NotImplemented
     if torch.broadcast_shapes(weight.loc.shape, scale.loc.shape) != weight.loc.shape:
         return NotImplemented
     if weight.scale is not None:
         scale = _product(weight.scale, scale)
-        if scale is NotImplemented or scale.scale is not None:
+        if scale is NotImplemented or (scale.scale is not None and not scale.log_normal):
             return NotImplemented
     return weight.derive(weight.loc, weight.variance, value, roots=roots, scale=scale)
+
+
+def _with_common(a: DeferredDraw, b: DeferredDraw, value: Callable[[], Tensor]) -> Any:
+    """Positive scales times one positive number: their elements then share a factor, which stands apart."""
+    each, one = (a, b) if b.loc.numel() == 1 else (b, a)
+    if one.loc.numel() != 1 or each.scale is not None or one.scale is not None:
+        return NotImplemented
+    if torch.broadcast_shapes(each.loc.shape, one.loc.shape) != each.loc.shape:
+        return NotImplemented
+    return each.derive(each.loc, each.variance, value, roots=a.roots + b.roots, scale=one)
 
 
 def _divide(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
@@ -191,18 +205,21 @@ def _divide(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
 def _power(input: Any, exponent: Any) -> Any:
     if not (isinstance(input, DeferredDraw) and input.log_normal and isinstance(exponent, (int, float))):
         return NotImplemented
-    return input.derive(input.loc * exponent, input.variance * exponent**2, lambda: input.value() ** exponent)
+    common = None if input.scale is None else _power(input.scale, exponent)
+    return input.derive(
+        input.loc * exponent, input.variance * exponent**2, lambda: input.value() ** exponent, scale=common
+    )
 
 
 def _view(func: Callable[..., Tensor], *, keeps_dims: bool = False) -> Callable[..., Any]:
     """A rearrangement of elements, which leaves them independent."""
 
     def apply(input: DeferredDraw, *args: Any, **kwargs: Any) -> Any:
-        scale: Any = None
-        if input.scale is not None:
-            if not (keeps_dims and input.scale.dim() == input.dim()):
+        scale: Any = input.scale
+        if scale is not None and not input.log_normal:
+            if not (keeps_dims and scale.dim() == input.dim()):
                 return NotImplemented
-            scale = func(input.scale, *args, **kwargs)
+            scale = func(scale, *args, **kwargs)
         return input.derive(
             func(input.loc, *args, **kwargs),
             func(input.variance, *args, **kwargs),

@@ -12,7 +12,10 @@ def draw_each(draw: DeferredDraw, points: int, shape: tuple[int, ...]) -> Tensor
     loc, scale = draw.loc.reshape(shape), draw.variance.reshape(shape).sqrt()
     noise = torch.randn(points, *shape, dtype=loc.dtype, device=loc.device)
     value = torch.addcmul(loc, scale, noise)
-    return value.exp() if draw.log_normal else value
+    if not draw.log_normal:
+        return value
+    value = value.exp()
+    return value if draw.scale is None else value * draw_each(draw.scale, points, (1,) * len(shape))
 
 
 def node_scales(operation: Linear | Convolution) -> tuple[Tensor | None, Tensor | None] | Unfit:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_bdl.errors import InputError
 from pyro_bdl.priors.weight import Prior, Weight, WeightProgram
 
 
-class ByName:
+class ByName(nn.Module):
     """Different priors for different layers: the first pattern that fits a weight's name decides.
 
     Args:
@@ -26,7 +26,10 @@ class ByName:
     def __init__(self, priors: Mapping[str, Prior]) -> None:
         if not priors:
             raise InputError("priors", expected="at least one pattern with its prior", got="none")
+        super().__init__()
         self.priors = dict(priors)
+        # Priors with parameters of their own, so that `state_dict` finds them.
+        self.learned = nn.ModuleList(dict.fromkeys(p for p in priors.values() if isinstance(p, nn.Module)))
 
     def bind(self, weights: Sequence[Weight]) -> WeightProgram:
         """The program that runs each prior on its own weights."""

@@ -19,11 +19,13 @@ class Weight:
         name: the name of its Pyro site, e.g. `fc1.weight`.
         value: the network's own value: where a fit begins; it tells shape, dtype and device.
         module: the layer it belongs to.
+        whole: the weight of which it is a part, if units were cut out of the network: the prior stays what it was.
     """
 
     name: str
     value: Tensor
     module: nn.Module
+    whole: "Weight | None" = None
 
     @property
     def is_matrix(self) -> bool:
@@ -36,6 +38,8 @@ class Weight:
 
         The filters of a transposed convolution hold the input channels of all its groups, of which a unit sums one.
         """
+        if self.whole is not None:
+            return self.whole.fan_in
         if not self.is_matrix:
             return 1
         groups = self.module.groups if isinstance(self.module, _ConvTransposeNd) else 1

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import pyro.distributions as dist
 import pytest
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,16 @@ LOCAL: dict[str, tuple[Program, Tensor]] = {
     "root of a product of scales": case(
         lambda x, w, z, t: F.linear(x, w * (2.0 * z.square() * t).sqrt()), (2, 4),
         w=normal(*W), z=log_normal(4), t=log_normal(4, seed=5)),
+    "a scale common to all nodes": case(
+        lambda x, w, z, s: F.linear(x, w * (z * s)), (2, 4), w=normal(*W), z=log_normal(4), s=log_normal(1, seed=5)),
+    "a scale common to all nodes, one after the other": case(
+        lambda x, w, z, s: F.linear(x, w * z[None] * s), (2, 4), w=normal(*W), z=log_normal(4), s=log_normal(seed=5)),
+    "a horseshoe's scale": case(
+        lambda x, w, z, t, s, r: F.linear(x, w * (2.0 * (z * t).sqrt() * (s * r) ** 0.5).reshape(1, 4)), (2, 4),
+        w=normal(*W), z=log_normal(4), t=log_normal(4, seed=5), s=log_normal(1, seed=6), r=log_normal(1, seed=7)),
+    "a horseshoe's scale of output channels": case(
+        lambda x, w, z, s: F.conv2d(x, w * (z * s)[:, None, None, None]), (2, 2, 3, 3),
+        w=normal(3, 2, 2, 2), z=log_normal(3), s=log_normal(1, seed=5)),
     "divided by a scale": case(lambda x, w, z: F.linear(x, w / z), (2, 4), w=normal(*W), z=log_normal(4)),
     "conv2d, inputs": case(
         lambda x, w, z: F.conv2d(x, w * z[:, None, None]), (2, 2, 3, 3), w=normal(3, 2, 2, 2), z=log_normal(2)),
@@ -150,6 +161,18 @@ def test_mutants_are_caught(mutant: str) -> None:
     sites = {"w": normal(*W), "z": log_normal(4)}
     right = Program(sites, lambda x, w, z: F.linear(x, w * z))
     wrong = Program(sites, lambda x, w, z: F.linear(x, w * MUTANTS[mutant](z)))
+    x = inputs(2, 4)
+    local = local_reparameterization(wrong.guide, model=wrong.model)
+    with pytest.raises(Mismatch):
+        same_marginals(repeated(wrong, local, x, 20_000), right.ordinary(x, 20_000))
+
+
+def test_a_common_scale_drawn_for_each_node_is_caught() -> None:
+    """Nodes that share a factor are correlated: a factor for each makes the outputs' variance too small."""
+    sites = {"w": normal(*W), "z": log_normal(4), "s": dist.LogNormal(torch.zeros(1).double(), 1.0)}
+    right = Program(sites, lambda x, w, z, s: F.linear(x, w * (z * s)))
+    spread = {**sites, "s": dist.LogNormal(torch.zeros(4).double(), 1.0)}
+    wrong = Program(spread, right.network)
     x = inputs(2, 4)
     local = local_reparameterization(wrong.guide, model=wrong.model)
     with pytest.raises(Mismatch):
