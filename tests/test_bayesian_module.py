@@ -217,7 +217,7 @@ def test_the_prior_predictive_law() -> None:
     assert {name: value.shape[0] for name, value in drawn.items()} == {"weight": 3, "bias": 3}
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_nuts(jit_compile: bool) -> None:
     bnn = BayesianModule(nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1)))
@@ -227,7 +227,8 @@ def test_nuts(jit_compile: bool) -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("y", dist.Normal(mean, 0.5), obs=y)
 
-    mcmc = MCMC(NUTS(model, max_tree_depth=3, jit_compile=jit_compile), num_samples=3, warmup_steps=3, disable_progbar=True)
+    kernel = NUTS(model, max_tree_depth=3, jit_compile=jit_compile)
+    mcmc = MCMC(kernel, num_samples=3, warmup_steps=3, disable_progbar=True)
     mcmc.run(INPUTS[..., 0], torch.ones(4))
     shapes = {name: tuple(value.shape) for name, value in mcmc.get_samples().items()}
     assert shapes == {"0.weight": (3, 2, 3), "0.bias": (3, 2), "2.weight": (3, 1, 2), "2.bias": (3, 1)}

@@ -146,7 +146,9 @@ def _refuse_score_function(node: Node) -> None:
 
 
 def _log_prob(node: Node) -> Tensor:
-    value = node["value"]
+    value, base = node["value"], _base(node)
+    if isinstance(base, dist.Delta) and base.v is value:
+        return base.log_density  # without comparing each element with itself
     return node["fn"].log_prob(value.value() if hasattr(value, "roots") else value)
 
 

@@ -184,7 +184,10 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "KL weight": ({"kl_weight": -1.0}, "kl_weight: expected"),
     "KL weight NaN": ({"kl_weight": float("nan")}, "kl_weight: expected"),
     "warm-up": ({"kl_warmup": -1.0}, "kl_warmup: expected"),
-    "warm-up of Pyro's": ({"kl_warmup": 1.0, "elbo": pyro.infer.Trace_ELBO()}, "kl_weight and kl_warmup: expected 1 and 0"),
+    "warm-up of Pyro's": (
+        {"kl_warmup": 1.0, "elbo": pyro.infer.Trace_ELBO()},
+        "kl_weight and kl_warmup: expected 1 and 0",
+    ),
     "estimator": ({"estimator": "lokal"}, "estimator: expected .* got 'lokal'"),
     "estimator of Renyi's": ({"elbo": pyro.infer.RenyiELBO(num_particles=2)}, 'estimator: expected "plain"'),
     "batch size of nothing": ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
