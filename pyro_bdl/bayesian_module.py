@@ -1,7 +1,7 @@
 """A network plus a prior is a Pyro program."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -61,6 +61,8 @@ class BayesianModule(nn.Module):
         self._places = _places(net)
         self._coupling = [module for module in net.modules() if isinstance(module, _BatchNorm)]
         self._bound: tuple[Any, WeightProgram] | None = None
+        self._wholes: Mapping[str, Weight] = {}
+        self._stand_in: list[BayesianModule] = []  # a list, so that it is no submodule
         self._program()  # a prior that does not fit is refused here
 
     @property
@@ -70,6 +72,8 @@ class BayesianModule(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Sample weights and run the network; arguments and result are the network's own."""
+        if self._stand_in:
+            return self._stand_in[0](*args, **kwargs)
         # What torch.func.functional_call does, with less Python in each step, and also under torch.jit.trace.
         values = self.sample()
         own = [(self._owner(path), leaf, values[name]) for path, leaf, name in self._places if name in values]
@@ -82,8 +86,27 @@ class BayesianModule(nn.Module):
             for (slots, leaf, _), value in zip(own, held, strict=True):
                 slots[leaf] = value
 
+    def part(self, net: nn.Module) -> "BayesianModule":
+        """The same program around a network out of which units were cut; fan-ins stay those of the whole."""
+        random = frozenset(self._random)
+        part = BayesianModule(net, self.prior, name=self.name, select=lambda name, _: name in random)
+        part._wholes, part._bound = dict(self._weights()), None
+        part._coupling = part._coupling if self._coupling else []  # warned already
+        return part
+
+    def delegate(self, part: "BayesianModule | None") -> None:
+        """Let a part of this module answer all calls; `None`: answer them itself."""
+        self._stand_in = [] if part is None else [part]
+
+    def own_learned(self) -> None:
+        """Give the names of its learned parameters in Pyro's store back to this module's own."""
+        for name in self._learned:
+            own_parameter(self._prefix + name, self.net.get_parameter(name))
+
     def sample(self) -> dict[str, Tensor]:
         """One `pyro.sample` of all weights, by the network's own parameter names."""
+        if self._stand_in:
+            return self._stand_in[0].sample()
         drawn = self._program()()
         prefix = len(self._prefix)
         tensors = {name[prefix:]: begin_pass(value) for name, value in drawn.items()}
@@ -124,7 +147,7 @@ class BayesianModule(nn.Module):
         for name in self._random:
             path, _, leaf = name.rpartition(".")
             module = self.net.get_submodule(path)
-            yield name, Weight(self._prefix + name, getattr(module, leaf).detach(), module)
+            yield name, Weight(self._prefix + name, getattr(module, leaf).detach(), module, self._wholes.get(name))
 
     def _program(self) -> WeightProgram:
         first = self.net.get_parameter(self._random[0])

@@ -2,5 +2,6 @@
 
 from pyro_bdl.inference.elbo import MeanFieldELBO
 from pyro_bdl.inference.fit import Fit, Progress, fit_svi
+from pyro_bdl.inference.shrinking import Shrink
 
-__all__ = ["Fit", "MeanFieldELBO", "Progress", "fit_svi"]
+__all__ = ["Fit", "MeanFieldELBO", "Progress", "Shrink", "fit_svi"]

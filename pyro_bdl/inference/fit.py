@@ -1,7 +1,7 @@
 """The fit loop."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pyro_bdl.data_plate import SubsampleIndices
-from pyro_bdl.errors import InputError
+from pyro_bdl.errors import InputError, UnsupportedModelError
 from pyro_bdl.estimators import Estimator, flipout, local_reparameterization
 from pyro_bdl.estimators.estimator import Use
 from pyro_bdl.guides import AutoMeanField
@@ -20,6 +20,7 @@ from pyro_bdl.inference.checkpoint import Checkpoint
 from pyro_bdl.inference.elbo import MeanFieldELBO
 from pyro_bdl.inference.loop import Loop, readable
 from pyro_bdl.inference.observations import check_finite
+from pyro_bdl.inference.shrinking import Shrink, Shrinking
 from pyro_bdl.inference.steps import FlatStep, GuideStep, Step
 from pyro_bdl.minibatches import Batch, Data, Minibatches
 
@@ -35,6 +36,7 @@ class Progress(NamedTuple):
     kl: float
     kl_weight: float
     guide: Any
+    architecture: str = ""  # with `shrink=`: the units left, `278-98-13`
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Fit:
         kls: its KL part, without the warm-up weight (nan where the guide has no KL apart).
         seconds: wall-clock time of the training steps.
         coverage: which weight was drawn how (empty for the plain estimator).
+        kept: with `shrink=`, which units were left at the end: masks by group of `find_units`; else empty.
     """
 
     model: Callable[..., Any]
@@ -56,6 +59,7 @@ class Fit:
     kls: list[float] = field(default_factory=list)
     seconds: float = 0.0
     coverage: list[Use] = field(default_factory=list)
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def fit_svi(
@@ -78,6 +82,7 @@ def fit_svi(
     seed: int | None = None,
     device: torch.device | str | None = None,
     checkpoint: str | Path | None = None,
+    shrink: Shrink | bool = False,
 ) -> Fit:
     r"""Fit a guide by stochastic variational inference.
 
@@ -115,6 +120,12 @@ def fit_svi(
         checkpoint: a file, written after each epoch, from which the same call goes on if it exists. It holds
             parameters, optimizer, place in the data and torch's random state; not a network's buffers (the running
             statistics of batch normalisation).
+        shrink: cut units that are off out of the network, the guide and the optimizer's state while the fit runs, see
+            `Shrink`; True for its defaults. Afterwards, at an error too, and for callbacks all is whole again: the
+            weights of a cut unit have the mean 0 and the variance that they had, so that `compress` cuts it, too. What
+            it adds to the KL is a constant from then on, included in what is reported (an estimate from one draw where
+            the KL has no closed form). Only for `AutoMeanField` and a model that calls one `BayesianModule`. Default
+            False.
 
     Returns:
         Fit: losses by epoch, time, coverage report.
@@ -138,6 +149,7 @@ def fit_svi(
     2.0
     """
     _check(epochs, num_particles, kl_weight, kl_warmup, estimator, elbo)
+    options = _shrink_options(shrink, guide, elbo)
     with _seeded(seed):
         tensors = isinstance(data, (Tensor, tuple))
         batches = Minibatches(
@@ -147,20 +159,37 @@ def fit_svi(
         first = _first(batches)
         check_finite(first)
         wrapped = _estimator(model, guide, estimator)
-        step = readable(lambda: _make_step(model, guide, wrapped, elbo, plate, first, num_particles), "the first batch")
+
+        def new_step() -> Any:
+            return _make_step(model, guide, wrapped, elbo, plate, first, num_particles)
+
+        step = readable(new_step, "the first batch")
         before = [parameter.detach().clone() for parameter in step.parameters]
         make = optimizer or (lambda parameters: torch.optim.Adam(parameters, lr=1e-3, fused=True))
         torch_optimizer = make(step.parameters)
         fit = Fit(model, guide)
-        saved = Checkpoint(checkpoint, guide, step.parameters, torch_optimizer, batches) if checkpoint else None
-        if saved is not None:
-            fit.losses, fit.kls, fit.seconds = saved.restore()
-        loop = Loop(
-            step, torch_optimizer, batches, first, epochs=epochs, kl_weight=kl_weight, kl_warmup=kl_warmup,
-            schedule=schedule, progress=progress, done=len(fit.losses), before=before,
-        )  # fmt: skip
-        callbacks = tuple(callbacks)
-        with loop.bar:
+        whole, callbacks = step.parameters, tuple(callbacks)
+        small = None if options is None else Shrinking(options, guide, step, new_step, kl_warmup=kl_warmup)
+
+        @torch.no_grad()
+        def undo() -> None:
+            if small is not None:
+                small.close()
+            for parameter, value in zip(whole, before, strict=True):
+                parameter.copy_(value)
+
+        with ExitStack() as stack:
+            if small is not None:
+                stack.callback(small.close)
+            saved = Checkpoint(checkpoint, guide, whole, torch_optimizer, batches, small) if checkpoint else None
+            if saved is not None:
+                fit.losses, fit.kls, fit.seconds = saved.restore()
+            loop = Loop(
+                step if small is None else small.step, torch_optimizer, batches, first, epochs=epochs,
+                kl_weight=kl_weight, kl_warmup=kl_warmup, schedule=schedule, progress=progress, done=len(fit.losses),
+                undo=undo, shrinking=small,
+            )  # fmt: skip
+            stack.enter_context(loop.bar)
             for epoch in range(len(fit.losses), epochs):
                 loss, seconds, weight = loop.epoch(epoch)
                 fit.losses.append(loss.total)
@@ -168,11 +197,25 @@ def fit_svi(
                 fit.seconds += seconds
                 if saved is not None:
                     saved.write(fit.losses, fit.kls, fit.seconds)
-                told = Progress(epoch, loss.total, loss.kl, weight, guide)
-                if any([callback(told) is True for callback in callbacks]):  # noqa: C419 (each of them is told)
+                told = Progress(epoch, loss.total, loss.kl, weight, guide, small.architecture if small else "")
+                with small.whole() if small and callbacks else nullcontext():
+                    stop = [callback(told) is True for callback in callbacks]
+                if any(stop):
                     break
+            fit.kept = {} if small is None else small.kept
     fit.coverage = wrapped.coverage() if isinstance(wrapped, Estimator) else []
     return fit
+
+
+def _shrink_options(shrink: Shrink | bool, guide: Any, elbo: Any) -> Shrink | None:
+    if not isinstance(shrink, (Shrink, bool)):
+        raise InputError("shrink", expected="True, False or a Shrink", got=repr(shrink))
+    if shrink is False:
+        return None
+    if type(guide) is not AutoMeanField or elbo is not None:
+        got = type(guide).__name__ + ("" if elbo is None else f" and {type(elbo).__name__}")
+        raise UnsupportedModelError("a fit with shrink=", expected="an AutoMeanField, without elbo=", got=got)
+    return Shrink() if shrink is True else shrink
 
 
 def _make_step(

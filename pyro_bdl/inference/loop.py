@@ -6,11 +6,11 @@ from typing import Any
 
 import pyro
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from pyro_bdl.errors import BDLError, InputError, NumericalError
 from pyro_bdl.inference.observations import ObservationCheck, check_finite, check_like
+from pyro_bdl.inference.shrinking import Shrinking
 from pyro_bdl.inference.steps import Loss, Step
 from pyro_bdl.minibatches import Batch, Minibatches
 
@@ -27,7 +27,8 @@ class Loop:
         first: the batch with which the step was made; the others must be of its kind.
         epochs, kl_weight, kl_warmup, schedule, progress: as in `fit_svi`.
         done: how many epochs a checkpoint has already.
-        before: the parameters as they were before the fit (and before a checkpoint was read).
+        undo: makes the parameters what they were before the fit (and before a checkpoint was read).
+        shrinking: of a fit whose network shrinks.
     """
 
     def __init__(
@@ -43,7 +44,8 @@ class Loop:
         schedule: Callable[[float], float] | None,
         progress: bool,
         done: int,
-        before: list[Tensor],
+        undo: Callable[[], None],
+        shrinking: Shrinking | None = None,
     ) -> None:
         self.step, self.optimizer, self.batches, self.first = step, optimizer, batches, first
         self.epochs, self.schedule = epochs, schedule
@@ -52,23 +54,22 @@ class Loop:
         for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
             group["initial_lr"] = rate
         self.bar = tqdm(total=epochs, initial=done, desc="SVI", unit="epoch", disable=not progress)
-        self.before: list[Tensor] | None = before
+        self.shrinking = shrinking
+        self.undo: Callable[[], None] | None = undo
 
     def epoch(self, epoch: int) -> tuple[Loss, float, float]:
         """Go through the data once: the mean loss of its steps, the seconds, the KL weight of the last step."""
         try:
-            if self.before is None:
+            if self.undo is None:
                 result = self._epoch(epoch)
             else:
                 with ObservationCheck():
                     result = self._epoch(epoch)
         except InputError:
-            if self.before is not None:
-                with torch.no_grad():
-                    for parameter, value in zip(self.step.parameters, self.before, strict=True):
-                        parameter.copy_(value)
+            if self.undo is not None:
+                self.undo()
             raise
-        self.before = None
+        self.undo = None
         self.bar.update()
         self.bar.set_postfix(loss=f"{result[0].total:.4g}", kl=f"{result[0].kl:.4g}", refresh=False)
         return result
@@ -78,6 +79,8 @@ class Loop:
         total = kl = 0.0
         per_epoch = self.batches.batches_per_epoch
         with pyro.validation_enabled(False):
+            if self.shrinking is not None:
+                self.step = self.shrinking.begin_epoch(epoch, self.optimizer)
             for batch in self.batches:
                 fraction = epoch + (count / per_epoch if per_epoch else 0.0)
                 warmed = min(1.0, fraction / self.kl_warmup) if self.kl_warmup else 1.0
@@ -93,7 +96,7 @@ class Loop:
         return Loss(total / count, kl / count), time.perf_counter() - begin, weight
 
     def _step(self, batch: Batch, weight: float, where: str) -> Loss:
-        if self.before is not None:
+        if self.undo is not None:
             check_like(batch, self.first)
         try:
             loss = self.step(batch, weight)

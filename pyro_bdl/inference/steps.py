@@ -84,6 +84,7 @@ class FlatStep(Step):
         num_particles: draws per step. A local estimator takes them in one pass, on the batch repeated, if all
             observations stand in the data plate, whose scale N / (particles B) then is their average; else in as many
             passes.
+        constant_kl: nats that are added to each KL: those of weights that were cut out.
     """
 
     def __init__(
@@ -95,8 +96,10 @@ class FlatStep(Step):
         first: Batch,
         *,
         num_particles: int = 1,
+        constant_kl: float = 0.0,
     ) -> None:
         self.model, self.estimator, self.plate, self.num_particles = model, estimator, plate, num_particles
+        self.first, self.constant_kl = first, constant_kl
         plate.set(first)
         with plate, torch.no_grad(), dry_run():
             guide(*first.args)
@@ -131,7 +134,7 @@ class FlatStep(Step):
         if self.repeats:
             batch = _repeat(batch, self.num_particles)
         negative_log_likelihood = 0.0
-        kl = float(self.posterior.kl())
+        kl = self.constant_kl + float(self.posterior.kl())
         for particle in range(passes):
             if self.estimator is None:
                 self._draw_weights()
@@ -152,6 +155,14 @@ class FlatStep(Step):
         self.posterior.finish()
         self._refuse_bad_gradients()
         return Loss(negative_log_likelihood + kl_weight * kl, kl)
+
+    @torch.no_grad()
+    def kl(self) -> float:
+        """The KL as it is now, in nats, without `constant_kl`; the model runs once, on the first batch."""
+        with dry_run():
+            self.posterior.begin(1.0)
+            self._run(self.first)
+            return float(self.posterior.kl()) + float(self._other_kl())
 
     def _run(self, batch: Batch) -> None:
         self.recording.clear()
