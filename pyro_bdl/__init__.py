@@ -1,15 +1,17 @@
 """Bayesian deep learning on Pyro.
 
 A network plus a prior is a Pyro program (`BayesianModule`); fit it by SVI (`fit_svi`, or Pyro's own `SVI`) or sample it
-by stochastic-gradient MCMC (`SGLD` in Pyro's own `MCMC`), and look at the posterior in ArviZ (`from_pyro`,
-`from_pyro_svi`).
+by stochastic-gradient MCMC (`SGLD` in Pyro's own `MCMC`), look at the posterior in ArviZ (`from_pyro`,
+`from_pyro_svi`), and turn it into a small network on disk (`compress`).
 """
 
 from pyro_bdl import data, diagnostics, distributions, errors, guides, priors
 from pyro_bdl.bayesian_module import BayesianModule
+from pyro_bdl.compress import compress
+from pyro_bdl.compression.compressed import CompressedNetwork, load_compressed
 from pyro_bdl.diagnostics import from_pyro, from_pyro_svi, guide_draws, predict, predict_locally
 from pyro_bdl.estimators import flipout, local_reparameterization
-from pyro_bdl.inference import Fit, MeanFieldELBO, fit_svi
+from pyro_bdl.inference import Fit, MeanFieldELBO, Shrink, fit_svi
 from pyro_bdl.observation import Classifier, Regressor
 from pyro_bdl.sgmcmc import SGLD, Constant, PolynomialDecay, step_size_weighted_mean
 
@@ -19,11 +21,14 @@ __all__ = [
     "SGLD",
     "BayesianModule",
     "Classifier",
+    "CompressedNetwork",
     "Constant",
     "Fit",
     "MeanFieldELBO",
     "PolynomialDecay",
     "Regressor",
+    "Shrink",
+    "compress",
     "data",
     "diagnostics",
     "distributions",
@@ -34,6 +39,7 @@ __all__ = [
     "from_pyro_svi",
     "guide_draws",
     "guides",
+    "load_compressed",
     "local_reparameterization",
     "predict",
     "predict_locally",

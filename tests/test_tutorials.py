@@ -75,6 +75,7 @@ QUANTITIES: dict[str, tuple[dict[str, str], Callable[[dict[str, Any]], None]]] =
         },
         bayesian_networks,
     ),
+    "02_compression.ipynb": ({}, lambda told: None),  # asserts in its cells check what its text says
 }
 
 

@@ -92,7 +92,7 @@ def keep_below(
     masks, rescued = kept_at(log_alpha, thresholds, units=units)
     if rescued:
         warnings.warn(
-            f"Thresholds would cut these to nothing, the one of the lowest log alpha is kept: {', '.join(rescued)}",
+            f"Thresholds would cut these to nothing, the one of the lowest log alpha is kept: {', '.join(dict.fromkeys(rescued))}",
             UserWarning,
             stacklevel=2,
         )

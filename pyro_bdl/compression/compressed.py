@@ -1,0 +1,198 @@
+"""A compressed network: the small module, what it costs, and its file."""
+
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from pyro_bdl.compression import codec
+from pyro_bdl.compression.codec import Quantised
+from pyro_bdl.compression.container import fingerprint, pack, read_container, write_container
+from pyro_bdl.compression.example_inputs import ExampleInputs
+from pyro_bdl.compression.precision import FixedPoint
+from pyro_bdl.compression.units import Units
+from pyro_bdl.errors import InputError
+
+QUANTISED = 1
+FLOAT_BITS = 32
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a compressed network costs, as the field's tables count it.
+
+    Attributes:
+        architecture: units kept, in the order of computation, e.g. `278-98-13`.
+        weights, dense, nonzero: parameters of the original network, of the small one, and those of it that are not 0.
+        bits: width of each layer's weights in fixed point, by parameter name.
+        pruning: original bits over those of the small dense network, 32 bits a weight.
+        pruning_sparse: the same over those of the weights that are not 0 in the file.
+        fast: original bits over those of the small dense network at the bit widths.
+        maximum: original bytes over those of the file.
+        file_bytes: of the whole file.
+        bytes_by_part: of each part of it; their sum is that of the file.
+        errors: validation error, where it was asked for, of the networks that the rates are about: `posterior mean`,
+            `pruned` (32 bits a weight), `fast` (at the bit widths), `coded` (what the file gives back).
+        errors_one_bit_below: by parameter, the error of `fast` when that parameter has one bit less than its width.
+    """
+
+    architecture: str
+    weights: int
+    dense: int
+    nonzero: int
+    bits: Mapping[str, int]
+    pruning: float
+    pruning_sparse: float
+    fast: float
+    maximum: float
+    file_bytes: int
+    bytes_by_part: Mapping[str, float]
+    errors: Mapping[str, float] = field(default_factory=dict)
+    errors_one_bit_below: Mapping[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain numbers, strings and dictionaries."""
+        return {k: dict(v) if isinstance(v, Mapping) else v for k, v in vars(self).items()}
+
+    def __rich__(self) -> Table:
+        table = Table("", "", show_header=False, title="Compressed network")
+        table.add_row("architecture", self.architecture)
+        share = 100 * self.nonzero / self.weights
+        table.add_row("weights", f"{self.weights:,} to {self.dense:,}, of them {self.nonzero:,} not 0 ({share:.2f}%)")
+        table.add_row("bits", "-".join(str(b) for name, b in self.bits.items() if name.endswith("weight")))
+        table.add_row("pruning", f"{self.pruning:.1f}x dense, {self.pruning_sparse:.1f}x sparse")
+        table.add_row("fast prediction", f"{self.fast:.1f}x")
+        table.add_row("maximum", f"{self.maximum:.1f}x, {self.file_bytes:,} bytes")
+        for name, size in self.bytes_by_part.items():
+            table.add_row(f"  {name}", f"{size:,.0f} bytes")
+        for name, error in self.errors.items():
+            table.add_row(f"error, {name}", f"{100 * error:.2f}%")
+        for name, error in self.errors_one_bit_below.items():
+            table.add_row(f"  {name} at {self.bits[name] - 1} bits", f"{100 * error:.2f}%")
+        return table
+
+    def __str__(self) -> str:
+        console = Console(file=io.StringIO(), width=100, force_terminal=False, force_jupyter=False)  # plain text
+        console.print(self)
+        return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, eq=False)
+class CompressedNetwork:
+    """What `compress` gives.
+
+    Attributes:
+        module: a plain dense `torch.nn.Module`, smaller, in evaluation mode; what the file gives back.
+        kept: masks of the units that are left, by group.
+        units: the groups.
+        parameters: the module's parameters as integers.
+        widths: the fixed-point format of each parameter at the precision of the posterior.
+        errors, errors_one_bit_below: validation errors, see `Report`.
+        architecture: four bytes that tell the original network.
+        weights: parameters of the original network.
+        inputs: of the network, by which a reader finds the units.
+    """
+
+    module: nn.Module
+    kept: Mapping[str, Tensor]
+    units: Units
+    parameters: Mapping[str, Quantised]
+    widths: Mapping[str, FixedPoint]
+    errors: Mapping[str, float]
+    errors_one_bit_below: Mapping[str, float]
+    architecture: bytes
+    weights: int
+    inputs: ExampleInputs
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """Of the network's first input."""
+        return self.inputs.shapes[0]
+
+    def to_bytes(self) -> bytes:
+        """The content of the file."""
+        return pack([self._stream[0]], kind=QUANTISED, architecture=self.architecture)
+
+    def save(self, path: str | os.PathLike[str]) -> int:
+        """Write the file, all of it or nothing; its length in bytes.
+
+        Raises:
+            OSError: no room, no permission; an old file is as it was.
+        """
+        return write_container(path, [self._stream[0]], kind=QUANTISED, architecture=self.architecture)
+
+    def report(self) -> Report:
+        """What it costs: a table for `rich` and `print`, and `as_dict()`."""
+        stream, parts = self._stream
+        size = len(pack([stream], kind=QUANTISED, architecture=self.architecture))
+        dense = sum(p.numel() for p in self.module.parameters())
+        nonzero = sum(int((q.levels != 0).sum()) for q in self.parameters.values())
+        at_width = sum(self.widths[name].bits * p.numel() for name, p in self.module.named_parameters())
+        original = FLOAT_BITS * self.weights
+        return Report(
+            architecture=self.units.architecture(self.kept),
+            weights=self.weights,
+            dense=dense,
+            nonzero=nonzero,
+            bits={name: width.bits for name, width in self.widths.items()},
+            pruning=self.weights / dense,
+            pruning_sparse=self.weights / max(nonzero, 1),
+            fast=original / max(at_width, 1),
+            maximum=original / 8 / size,
+            file_bytes=size,
+            bytes_by_part={name: bits / 8 for name, bits in parts.items()} | {"container": size - len(stream)},
+            errors=dict(self.errors),
+            errors_one_bit_below=dict(self.errors_one_bit_below),
+        )
+
+    @cached_property
+    def _stream(self) -> tuple[bytes, dict[str, int]]:
+        buffers = codec.floating_buffers(self.module)
+        return codec.encode(self.inputs, self.units, self.kept, self.parameters, buffers)
+
+
+def load_compressed(path: str | os.PathLike[str], net: nn.Module) -> nn.Module:
+    """The small network of a file that `CompressedNetwork.save` wrote.
+
+    Args:
+        path: the file.
+        net: the original network, or one like it: the values of its parameters and running statistics do not matter.
+            It is not changed.
+
+    Returns:
+        A plain dense module in evaluation mode, of the dtype and on the device of `net`. In the dtype of the network
+        that was compressed its parameters are those of `CompressedNetwork.module`, bit for bit.
+
+    Raises:
+        CorruptFileError: a damaged, truncated or hostile file.
+        OtherArchitectureError: a file that was written for another network.
+        OSError: it cannot be opened.
+    """
+    require_network(net)
+    container = read_container(path, kind=QUANTISED, architecture=architecture_of(net))
+    return codec.decode(container.sections[0], net)
+
+
+def architecture_of(net: nn.Module) -> bytes:
+    """Four bytes that tell networks apart, by the names and shapes of what they hold."""
+    return fingerprint({name: tuple(t.shape) for name, t in net.state_dict().items() if isinstance(t, torch.Tensor)})
+
+
+def count(net: nn.Module) -> int:
+    """How many parameters a network has."""
+    return sum(p.numel() for p in net.parameters())
+
+
+def require_network(net: nn.Module) -> None:
+    """Raise unless this is a network with parameters."""
+    if not isinstance(net, nn.Module):
+        raise InputError("net", expected="a torch.nn.Module", got=type(net).__name__)
+    if next(net.parameters(), None) is None:
+        raise InputError("net", expected="a network with parameters", got="none")
