@@ -22,15 +22,15 @@ from pyro_bdl.compression.choosing import (
 )
 from pyro_bdl.compression.codec import Quantised, floating_buffers
 from pyro_bdl.compression.compressed import CompressedNetwork, architecture_of, count, require_network
-from pyro_bdl.compression.cutting import zero
-from pyro_bdl.compression.dead_units import without_dead_units
 from pyro_bdl.compression.example_inputs import ExampleInputs, require_affordable
 from pyro_bdl.compression.posterior import WeightPosterior
-from pyro_bdl.compression.probing import positional
 from pyro_bdl.compression.pruning import keep_below, unit_log_alpha
-from pyro_bdl.compression.shrinking import shrink
 from pyro_bdl.compression.thresholds import choose_thresholds
-from pyro_bdl.compression.units import Units, find_units
+from pyro_bdl.compression.units.cutting import zero
+from pyro_bdl.compression.units.dead_units import without_dead_units
+from pyro_bdl.compression.units.finding import Units, find_units
+from pyro_bdl.compression.units.probing import positional
+from pyro_bdl.compression.units.shrinking import shrink
 from pyro_bdl.compression.validation import Error, Validation, error_function, standard_error
 from pyro_bdl.errors import InputError, UnsupportedModelError
 from pyro_bdl.weight_moments import weight_posterior

@@ -30,9 +30,9 @@ from models.competitors.rows import Row
 from models.competitors.stored import SHARED, Codebook, StoredNetwork, decode, load, store
 from models.competitors.training import Training, error, fit_dense, standard_error, train
 from models.networks import fully_connected
+from pyro_bdl.compression.coding.container import OtherArchitectureError, pack
 from pyro_bdl.compression.compressed import architecture_of
-from pyro_bdl.compression.container import OtherArchitectureError, pack
-from pyro_bdl.compression.units import find_units
+from pyro_bdl.compression.units.finding import find_units
 from pyro_bdl.errors import CorruptFileError, InputError, NumericalError, UnsupportedModelError
 from tests import statistics
 from tests.fresh_state import fresh_state  # noqa: F401

@@ -21,8 +21,8 @@ from pyro_bdl.compression.compressed import CompressedNetwork, load_compressed
 from pyro_bdl.compression.posterior import WeightPosterior
 from pyro_bdl.errors import InputError, NumericalError, UnsupportedModelError
 from pyro_bdl.weight_moments import weight_posterior
-from tests.compression.pruned_networks import make
-from tests.compression.unprunable_networks import UNPRUNABLE
+from tests.compression.units.pruned_networks import make
+from tests.compression.units.unprunable_networks import UNPRUNABLE
 from tests.fresh_state import fresh_state  # noqa: F401
 
 

@@ -21,7 +21,7 @@ from pyro_bdl.guides.initial import init_to_network
 from pyro_bdl.priors import ByName, Gaussian, GroupHorseshoe, GroupNormalJeffreys, LogUniform, RegularizedHorseshoe
 from pyro_bdl.priors.horseshoe import bounded
 from pyro_bdl.weight_moments import weight_posterior
-from tests.compression.unprunable_networks import Tied
+from tests.compression.units.unprunable_networks import Tied
 from tests.fresh_state import fresh_state  # noqa: F401
 from tests.statistics import Mismatch, mean_is
 

@@ -30,9 +30,9 @@ from models.competitors.group_lasso import require_units
 from models.competitors.outcome import Outcome, UnitPruned, prune_units, strongest
 from models.competitors.stored import stored
 from models.competitors.training import Pair, Training, fit_dense, train
-from pyro_bdl.compression.selected_linear import SelectedLinear
-from pyro_bdl.compression.unit_groups import UnitGroup
-from pyro_bdl.compression.units import Units
+from pyro_bdl.compression.units.finding import Units
+from pyro_bdl.compression.units.selected_linear import SelectedLinear
+from pyro_bdl.compression.units.unit_groups import UnitGroup
 from pyro_bdl.errors import InputError, UnsupportedModelError
 
 GATED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -19,7 +19,7 @@ from models.competitors.stored import stored
 from models.competitors.training import Pair, Training, fit_dense, train
 from pyro_bdl.compression.posterior import WeightPosterior
 from pyro_bdl.compression.pruning import unit_log_alpha
-from pyro_bdl.compression.units import Units, find_units
+from pyro_bdl.compression.units.finding import Units, find_units
 from pyro_bdl.errors import InputError, UnsupportedModelError
 
 TINY = 1e-12

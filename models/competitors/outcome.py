@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from models.competitors.stored import StoredNetwork
 from models.competitors.training import Dense, Pair, Training, error, train
-from pyro_bdl.compression.cutting import zero
-from pyro_bdl.compression.shrinking import shrink
 from pyro_bdl.compression.thresholds import choose_thresholds
-from pyro_bdl.compression.units import Units
+from pyro_bdl.compression.units.cutting import zero
+from pyro_bdl.compression.units.finding import Units
+from pyro_bdl.compression.units.shrinking import shrink
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from pyro_bdl.compression.codec import Parts, decode_cut, encode_cut, floating_buffers
-from pyro_bdl.compression.coder import Decoder, Encoder, Model, corrupt
+from pyro_bdl.compression.coding.coder import Decoder, Encoder, Model, corrupt
+from pyro_bdl.compression.coding.container import pack, read_container, write_container
+from pyro_bdl.compression.coding.sparse import Mask
+from pyro_bdl.compression.coding.symbols import Adaptive, Magnitudes, Uniform
+from pyro_bdl.compression.coding.weights import Weights
 from pyro_bdl.compression.compressed import architecture_of, count
-from pyro_bdl.compression.container import pack, read_container, write_container
-from pyro_bdl.compression.dead_units import without_dead_units
-from pyro_bdl.compression.shrinking import shrink, shrink_tensors
-from pyro_bdl.compression.sparse import Mask
-from pyro_bdl.compression.symbols import Adaptive, Magnitudes, Uniform
-from pyro_bdl.compression.units import Units, find_units
-from pyro_bdl.compression.weights import Weights
+from pyro_bdl.compression.units.dead_units import without_dead_units
+from pyro_bdl.compression.units.finding import Units, find_units
+from pyro_bdl.compression.units.shrinking import shrink, shrink_tensors
 from pyro_bdl.errors import InputError
 
 SHARED = 8

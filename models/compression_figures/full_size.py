@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_bdl.compression.compressed import CompressedNetwork
-from pyro_bdl.compression.unit_groups import cuts
+from pyro_bdl.compression.units.unit_groups import cuts
 from pyro_bdl.diagnostics.arrays import as_numpy
 from pyro_bdl.errors import InputError
 

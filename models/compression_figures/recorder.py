@@ -15,9 +15,9 @@ from models.compression_figures.patterns import Pattern, pattern
 from models.compression_figures.pixels import Counts, pixel_counts
 from models.compression_figures.sparsity import check_side, transposed
 from pyro_bdl.bayesian_module import BayesianModule
-from pyro_bdl.compression.cutting import zero
 from pyro_bdl.compression.pruning import kept_at, unit_log_alpha, weight_log_alpha
-from pyro_bdl.compression.units import Units, find_units
+from pyro_bdl.compression.units.cutting import zero
+from pyro_bdl.compression.units.finding import Units, find_units
 from pyro_bdl.errors import InputError
 from pyro_bdl.inference.fit import Progress
 from pyro_bdl.weight_moments import weight_posterior

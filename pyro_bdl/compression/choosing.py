@@ -72,10 +72,11 @@ def choose_integers(
     """The integers of each parameter, by `quantise`.
 
     For each step (a `spread` of 4, 2, ..., 1/16 unless it is given) the largest trade within the limit is found by
-    bisection; the step whose integers have the least entropy is taken, looked for until two finer ones are worse. If none is within the limit, the finest step
-    and plain rounding. Without `evaluate`: spread 1, trade 0.2. A trade of 1 would be the least description length, but
-    draws all weights towards zero at once, which is more than as many deviations at random: for 64-32 units on digits
-    the error went from 3.9% (plain rounding) to 32%, and to 7% for a fit with half the KL; with 0.2 it did not grow.
+    bisection; the step whose integers have the least entropy is taken, looked for until two finer ones are worse. If
+    none is within the limit, the finest step and plain rounding. Without `evaluate`: spread 1, trade 0.2. A trade of 1
+    would be the least description length, but draws all weights towards zero at once, which is more than as many
+    deviations at random: for 64-32 units on digits the error went from 3.9% (plain rounding) to 32%, and to 7% for a
+    fit with half the KL; with 0.2 it did not grow.
     """
     if evaluate is None:
         return _integers(posterior, gone, 1.0 if spread is None else spread, TRADE if trade is None else trade)

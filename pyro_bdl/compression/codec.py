@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyro_bdl.compression.coder import Decoder, Encoder, corrupt
+from pyro_bdl.compression.coding.coder import Decoder, Encoder, corrupt
+from pyro_bdl.compression.coding.sparse import Mask
+from pyro_bdl.compression.coding.symbols import Uniform
+from pyro_bdl.compression.coding.weights import Weights
 from pyro_bdl.compression.example_inputs import ExampleInputs, require_affordable
-from pyro_bdl.compression.shrinking import shrink
-from pyro_bdl.compression.sparse import Mask
-from pyro_bdl.compression.symbols import Uniform
-from pyro_bdl.compression.units import Units, find_units
-from pyro_bdl.compression.weights import Weights
+from pyro_bdl.compression.units.finding import Units, find_units
+from pyro_bdl.compression.units.shrinking import shrink
 from pyro_bdl.errors import BDLError, InputError
 
 EXPONENT_OFFSET = 128

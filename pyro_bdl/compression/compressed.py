@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from pyro_bdl.compression import codec
 from pyro_bdl.compression.codec import Quantised
-from pyro_bdl.compression.container import fingerprint, pack, read_container, write_container
+from pyro_bdl.compression.coding.container import fingerprint, pack, read_container, write_container
 from pyro_bdl.compression.example_inputs import ExampleInputs
 from pyro_bdl.compression.precision import FixedPoint
-from pyro_bdl.compression.units import Units
+from pyro_bdl.compression.units.finding import Units
 from pyro_bdl.errors import InputError
 
 QUANTISED = 1

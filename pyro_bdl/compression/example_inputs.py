@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pyro_bdl.compression.coder import Decoder, Encoder, corrupt
-from pyro_bdl.compression.probing import positional
-from pyro_bdl.compression.symbols import Magnitudes, Uniform
+from pyro_bdl.compression.coding.coder import Decoder, Encoder, corrupt
+from pyro_bdl.compression.coding.symbols import Magnitudes, Uniform
+from pyro_bdl.compression.units.probing import positional
 from pyro_bdl.errors import InputError
 
 KINDS = ("float", "integer", "bool")

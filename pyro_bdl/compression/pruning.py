@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_bdl.compression.posterior import WeightPosterior
-from pyro_bdl.compression.unit_groups import Member, UnitGroup, Units
+from pyro_bdl.compression.units.unit_groups import Member, UnitGroup, Units
 from pyro_bdl.errors import InputError
 
 
@@ -92,7 +92,8 @@ def keep_below(
     masks, rescued = kept_at(log_alpha, thresholds, units=units)
     if rescued:
         warnings.warn(
-            f"Thresholds would cut these to nothing, the one of the lowest log alpha is kept: {', '.join(dict.fromkeys(rescued))}",
+            "Thresholds would cut these to nothing, the one of the lowest log alpha is kept: "
+            + ", ".join(dict.fromkeys(rescued)),
             UserWarning,
             stacklevel=2,
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_bdl.compression.pruning import kept_at
-from pyro_bdl.compression.unit_groups import Units
+from pyro_bdl.compression.units.unit_groups import Units
 from pyro_bdl.errors import InputError, NumericalError
 
 Masks = Mapping[str, Tensor]

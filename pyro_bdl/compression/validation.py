@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_bdl.compression.probing import positional
+from pyro_bdl.compression.units.probing import positional
 from pyro_bdl.errors import InputError, NumericalError
 
 Validation = tuple[Any, Tensor] | Callable[[nn.Module], float]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pyro_bdl.compression.selected_linear import SelectedLinear
-from pyro_bdl.compression.unit_groups import Units, cuts
+from pyro_bdl.compression.units.selected_linear import SelectedLinear
+from pyro_bdl.compression.units.unit_groups import Units, cuts
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyro_bdl.bayesian_module import BayesianModule
-from pyro_bdl.compression.cutting import cut
 from pyro_bdl.compression.posterior import WeightPosterior
 from pyro_bdl.compression.pruning import kept_at, unit_log_alpha
-from pyro_bdl.compression.units import Units, find_units
+from pyro_bdl.compression.units.cutting import cut
+from pyro_bdl.compression.units.finding import Units, find_units
 from pyro_bdl.errors import InputError, UnsupportedModelError
 from pyro_bdl.guides.mean_field import AutoMeanField, Site
 from pyro_bdl.inference.cut_tensors import Cut, cut_buffers, elements_left, exchange_parameters

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import pyro_bdl as bdl
-from pyro_bdl.compression.units import Units, find_units
+from pyro_bdl.compression.units.finding import Units, find_units
 from pyro_bdl.inference import Progress, Shrink
 from tests.benchmarks.bench_svi import lenet5, mlp
 

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 
 from pyro_bdl.compression import codec
 from pyro_bdl.compression.codec import Quantised, decode, encode, floating_buffers
-from pyro_bdl.compression.coder import Encoder
+from pyro_bdl.compression.coding.coder import Encoder
+from pyro_bdl.compression.coding.container import OtherArchitectureError, pack, write_container
+from pyro_bdl.compression.coding.symbols import Magnitudes, Uniform
 from pyro_bdl.compression.compressed import QUANTISED, architecture_of, load_compressed
-from pyro_bdl.compression.container import OtherArchitectureError, pack, write_container
 from pyro_bdl.compression.example_inputs import ExampleInputs, require_affordable
-from pyro_bdl.compression.shrinking import shrink
-from pyro_bdl.compression.symbols import Magnitudes, Uniform
-from pyro_bdl.compression.units import Units, find_units
+from pyro_bdl.compression.units.finding import Units, find_units
+from pyro_bdl.compression.units.shrinking import shrink
 from pyro_bdl.errors import BDLError, CorruptFileError, InputError
-from tests.compression.pruned_networks import make
-from tests.compression.unprunable_networks import UNPRUNABLE
+from tests.compression.units.pruned_networks import make
+from tests.compression.units.unprunable_networks import UNPRUNABLE
 from tests.data.test_no_pickle import pickled_classes
 from tests.fresh_state import fresh_state  # noqa: F401
 

@@ -11,8 +11,8 @@ from pyro_bdl.compression.codec import Quantised
 from pyro_bdl.compression.compressed import CompressedNetwork, architecture_of, count, load_compressed
 from pyro_bdl.compression.example_inputs import ExampleInputs
 from pyro_bdl.compression.precision import FixedPoint
-from pyro_bdl.compression.shrinking import shrink
-from pyro_bdl.compression.units import find_units
+from pyro_bdl.compression.units.finding import find_units
+from pyro_bdl.compression.units.shrinking import shrink
 from tests.fresh_state import fresh_state  # noqa: F401
 
 

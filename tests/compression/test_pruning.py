@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from pyro_bdl.compression.posterior import WeightPosterior
 from pyro_bdl.compression.pruning import keep_below, unit_log_alpha, weight_log_alpha
-from pyro_bdl.compression.unit_groups import Units
-from pyro_bdl.compression.units import find_units
+from pyro_bdl.compression.units.finding import find_units
+from pyro_bdl.compression.units.unit_groups import Units
 from pyro_bdl.errors import InputError
-from tests.compression.pruned_networks import make
+from tests.compression.units.pruned_networks import make
 from tests.fresh_state import fresh_state  # noqa: F401
 
 

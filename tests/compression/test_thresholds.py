@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pyro_bdl.compression.thresholds import choose_thresholds
-from pyro_bdl.compression.units import find_units
+from pyro_bdl.compression.units.finding import find_units
 from pyro_bdl.errors import InputError, NumericalError
-from tests.compression.pruned_networks import make
+from tests.compression.units.pruned_networks import make
 from tests.fresh_state import fresh_state  # noqa: F401
 
 SIZES = {"input": 784, "fc1": 300, "fc2": 100}

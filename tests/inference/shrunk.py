@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import pyro_bdl as bdl
-from pyro_bdl.compression.units import find_units
+from pyro_bdl.compression.units.finding import find_units
 from pyro_bdl.inference import Shrink
 from pyro_bdl.priors import (
     ByName,

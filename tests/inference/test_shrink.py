@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import pyro_bdl as bdl
 from pyro_bdl.compression.pruning import unit_log_alpha
-from pyro_bdl.compression.units import find_units
+from pyro_bdl.compression.units.finding import find_units
 from pyro_bdl.data_plate import SubsampleIndices
 from pyro_bdl.errors import BDLError, InputError, NumericalError, UnsupportedModelError
 from pyro_bdl.inference import Shrink, shrinking

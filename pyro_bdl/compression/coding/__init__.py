@@ -1,0 +1,1 @@
+"""Integers to bytes: models, the range coder, the file around them."""

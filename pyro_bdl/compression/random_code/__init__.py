@@ -1,0 +1,1 @@
+"""Relative-entropy coding: a draw of the posterior as random indices."""
