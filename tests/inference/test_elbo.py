@@ -45,7 +45,7 @@ def guide_lacks_a_site(x: Tensor, y: Tensor | None = None) -> None:
 
 def not_reparameterised(x: Tensor, y: Tensor | None = None) -> None:
     pyro.sample("w", dist.Normal(0.0, 1.0))
-    rate = pyro.param("rate", torch.tensor(1.0))
+    rate = pyro.param("rate", torch.tensor(100.0))  # never 0, which the model would refuse before
     pyro.sample("s", dist.Poisson(rate).mask(True))
 
 

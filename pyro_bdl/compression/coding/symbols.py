@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import gammaln
 
 from pyro_bdl.compression.coding.coder import (
     CHUNK,
@@ -123,6 +122,8 @@ class Adaptive:
 
     def ideal_bits(self, counts: ArrayLike) -> float:
         """What symbols with these counts (K,) cost when the table is made anew at every symbol."""
+        from scipy.special import gammaln  # where it is needed: it takes a quarter of a second to import
+
         n, a = np.asarray(counts, dtype=np.float64), self.prior / ONE
         nats = gammaln(n.sum() + a.sum()) - gammaln(a.sum()) - (gammaln(n + a) - gammaln(a)).sum()
         return float(nats / np.log(2))

@@ -21,7 +21,6 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 from numpy.random import Philox, SeedSequence
-from scipy.special import ndtri
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating]
@@ -128,6 +127,8 @@ def _hadamard() -> Integers:
 
 @functools.cache
 def _table() -> npt.NDArray[np.float32]:
+    from scipy.special import ndtri  # where it is needed: it takes a quarter of a second to import
+
     table = np.rint(ndtri((np.arange(1 << 16) + 0.5) / (1 << 16)) * (1 << 12)).astype("<i4")
     digest = hashlib.sha256(table.tobytes()).hexdigest()
     if digest != _TABLE_SHA256:  # a broken inverse normal: decoding would give other weights
