@@ -58,6 +58,7 @@ PRIORS: dict[str, Any] = {
     "group-horseshoe": bdl.priors.GroupHorseshoe,
     "soft-weight-sharing": bdl.priors.SoftWeightSharing,
 }
+IMPROPER = ("log-uniform", "group-normal-jeffreys")
 SMALL = Settings(epochs=300, learning_rate=3e-3, kl_weight=0.5, kl_warmup=60, batch_size=64)
 LARGE = Settings(epochs=100, learning_rate=2e-3, kl_weight=0.2, kl_warmup=10)
 SETTINGS: dict[tuple[str, str], Settings] = {
@@ -201,9 +202,11 @@ def main(options: Options) -> dict[str, Any]:
         "compression seconds": done - fitted,
     }
     console.print(report)
+    # That of a log-uniform density is counted from where all is noise; the density itself has infinite mass.
+    constant = ", up to the constant of an improper prior," if options.prior in IMPROPER else ""
     console.print(
         f"{options.net}, {options.prior}: test error of the file, reloaded: {row['test error %']:.2f}%; "
-        f"{path.stat().st_size:,} bytes, where the KL promised {promised:,.0f}; "
+        f"{path.stat().st_size:,} bytes, where the KL{constant} promised {promised:,.0f}; "
         f"{row['training seconds']:.0f} s of training, {row['compression seconds']:.1f} s of compression"
     )
     seconds = row["training seconds"] + row["compression seconds"]
