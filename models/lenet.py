@@ -222,15 +222,14 @@ def fit_by_sgld(problem: Problem) -> Method:
         fresh = bdl.BayesianModule(problem.network(int(torch.randint(2**31, ()))), problem.gaussian)
         mode = bdl.Classifier(fresh)
         guide = AutoDelta(mode, init_loc_fn=bdl.guides.init_to_network)
-        if settings.sgld_map_epochs:
-            with torch.enable_grad(), pyro.poutine.block():  # a program of its own within the kernel's first run
+        with torch.enable_grad(), pyro.poutine.block():  # a program of its own within the kernel's first run
+            guide(problem.x[:1], problem.y[:1])
+            if settings.sgld_map_epochs:
                 bdl.fit_svi(
                     mode, guide, (problem.x, problem.y), epochs=settings.sgld_map_epochs, estimator="plain",
                     batch_size=settings.batch_size, schedule=falling, progress=options.progress,
                     optimizer=lambda p: torch.optim.Adam(p, lr=problem.learning_rate, fused=True),
                 )  # fmt: skip
-        else:
-            guide(problem.x[:1], problem.y[:1])
         return guide.median()
 
     per_epoch = -(-len(problem.x) // settings.batch_size)
