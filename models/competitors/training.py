@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pyro_bdl.compression.validation import standard_error
 from pyro_bdl.errors import InputError, NumericalError
 
 Pair = tuple[Tensor, Tensor]
@@ -103,19 +104,6 @@ def error(net: nn.Module, data: Pair) -> float:
     wrong = sum(int((net(a).argmax(-1) != b).sum()) for a, b in zip(x.split(1000), y.split(1000), strict=True))
     net.train(was)
     return wrong / len(x)
-
-
-def standard_error(error: float, points: int) -> float:
-    r"""Of an error rate: :math:`\sqrt{p (1 - p) / n}` with :math:`p = (n e + 1) / (n + 2)`, never zero.
-
-    A smaller difference is noise of the validation set (the one-standard-error rule of Breiman et al. 1984, section
-    3.4.3).
-
-    >>> round(standard_error(0.02, 5000), 5)
-    0.00199
-    """
-    p = (error * points + 1) / (points + 2)
-    return math.sqrt(p * (1 - p) / points)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_bdl.compression.pruning import kept_at
 from pyro_bdl.compression.units.unit_groups import Units
+from pyro_bdl.compression.validation import standard_error
 from pyro_bdl.errors import InputError, NumericalError
 
 Masks = Mapping[str, Tensor]
@@ -75,7 +76,7 @@ def choose_thresholds(
     everything = dict.fromkeys(scores, math.inf)
     unpruned = search.error(everything)
     if tolerance is None:
-        tolerance = _standard_error(unpruned, points or 1)
+        tolerance = standard_error(unpruned, points or 1)
     search.limit, search.budget = unpruned + tolerance, max_evaluations
 
     levels = _levels(torch.cat([score.flatten() for score in search.scores.values()]))
@@ -90,11 +91,6 @@ def choose_thresholds(
 
 def _with(thresholds: Mapping[str, float], name: str, level: float) -> dict[str, float]:
     return {**thresholds, name: level}
-
-
-def _standard_error(error: float, points: int) -> float:
-    p = (error * points + 1) / (points + 2)
-    return math.sqrt(p * (1 - p) / points)
 
 
 class _Search:

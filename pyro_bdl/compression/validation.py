@@ -54,6 +54,9 @@ def error_function(validation: Validation) -> tuple[Error, int | None]:
 def standard_error(error: float, points: int) -> float:
     r"""Of a validation error e on n points, :math:`\sqrt{p (1 - p) / n}` with :math:`p = (n e + 1) / (n + 2)`.
 
+    It is never zero. A smaller difference is noise of the validation set (the one-standard-error rule of Breiman et
+    al. 1984, section 3.4.3).
+
     >>> round(standard_error(0.1, 100), 4)
     0.031
     """

@@ -3,10 +3,8 @@
 import json
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any, Literal, NamedTuple
 
-import pyro
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
@@ -14,9 +12,8 @@ from torch import Tensor, nn
 
 from pyro_bdl.distributions import DropoutNormal, LogUniform
 from pyro_bdl.errors import InputError
-from pyro_bdl.guides.initial import init_to_network, support_of
-from pyro_bdl.guides.mean_field import AutoMeanField, Moments, Site, _sites_of, posterior
-from pyro_bdl.parameters import own_parameter
+from pyro_bdl.guides.initial import init_to_network
+from pyro_bdl.guides.mean_field import AutoMeanField, Moments, Site, _sites_of
 
 Per = Literal["layer", "unit", "weight"]
 
@@ -91,29 +88,11 @@ class GaussianDropout(AutoMeanField):
         self.per, self.max_alpha, self.init_alpha = per, float(largest), float(init_alpha)
         self.rates: dict[str, Rates] = {}
 
-    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """Sample all latent sites; arguments are the model's own."""
-        if self.prototype_trace is None:
-            self._setup_prototype(*args, **kwargs)
-        for name, parameter in self.named_parameters():
-            own_parameter(f"{self._pyro_name}.{name}", parameter)
-        assert self.prototype_trace is not None
-        plates: dict[str, pyro.plate] = {}
-        values = {}
-        for site, (loc, log_scale) in zip(self.sites, self._numbers(), strict=True):
-            node = self.prototype_trace.nodes[site.name]
-            with ExitStack() as stack:
-                for frame in node["cond_indep_stack"]:
-                    if frame.name not in plates:
-                        plates[frame.name] = pyro.plate(frame.name, frame.size, dim=frame.dim)
-                    stack.enter_context(plates[frame.name])
-                event_dim = node["fn"].event_dim
-                if site.name in self.rates:
-                    q: Any = DropoutNormal(loc, log_scale).to_event(event_dim)
-                else:
-                    q = posterior(site, Moments(loc, log_scale.exp()), support_of(node["fn"]), event_dim)
-                values[site.name] = pyro.sample(site.name, q)
-        return values
+    def _law(self, site: Site, numbers: Any, support: Any, event_dim: int) -> dist.TorchDistribution:
+        loc, log_scale = numbers
+        if site.name in self.rates:
+            return DropoutNormal(loc, log_scale).to_event(event_dim)
+        return super()._law(site, Moments(loc, log_scale.exp()), support, event_dim)
 
     def moments(self) -> Iterator[Moments]:
         """Mean and variance of each site of `sites`."""

@@ -117,16 +117,24 @@ class AutoMeanField(AutoGuide):
         assert self.prototype_trace is not None
         plates: dict[str, pyro.plate] = {}
         values = {}
-        for site, moments in zip(self.sites, self.moments(), strict=True):
+        for site, numbers in zip(self.sites, self._numbers(), strict=True):
             node = self.prototype_trace.nodes[site.name]
             with ExitStack() as stack:
                 for frame in node["cond_indep_stack"]:  # whole plates: _check refused subsampled ones
                     if frame.name not in plates:
                         plates[frame.name] = pyro.plate(frame.name, frame.size, dim=frame.dim)
                     stack.enter_context(plates[frame.name])
-                q = posterior(site, moments, support_of(node["fn"]), node["fn"].event_dim)
+                q = self._law(site, numbers, support_of(node["fn"]), node["fn"].event_dim)
                 values[site.name] = pyro.sample(site.name, q)
         return values
+
+    def _numbers(self) -> Iterator[Any]:
+        """What the law of each site of `sites` is made of."""
+        return self.moments()
+
+    def _law(self, site: Site, numbers: Any, support: Any, event_dim: int) -> dist.TorchDistribution:
+        """The posterior of a site."""
+        return posterior(site, numbers, support, event_dim)
 
     def moments(self) -> Iterator[Moments]:
         """Mean and variance of each site of `sites`, views of two flat vectors."""
