@@ -191,13 +191,14 @@ def main(options: Options) -> dict[str, Any]:
     small.save(path)
     again = bdl.load_compressed(path, problem.net)
     report = small.report()
-    test_error = error(again, problem.parts.x_test, problem.parts.y_test)
+    networks = {**small.variants, "coded": again}
+    test_errors = {name: error(net, problem.parts.x_test, problem.parts.y_test) for name, net in networks.items()}
     row = {
         "net": options.net,
         "prior": options.prior,
         **report.as_dict(),
         "bytes promised by the KL": promised,
-        "test error %": 100 * test_error,
+        "test error %": {name: 100 * e for name, e in test_errors.items()},
         "training seconds": fitted - begin,
         "compression seconds": done - fitted,
     }
@@ -205,18 +206,18 @@ def main(options: Options) -> dict[str, Any]:
     # That of a log-uniform density is counted from where all is noise; the density itself has infinite mass.
     constant = ", up to the constant of an improper prior," if options.prior in IMPROPER else ""
     console.print(
-        f"{options.net}, {options.prior}: test error of the file, reloaded: {row['test error %']:.2f}%; "
+        f"{options.net}, {options.prior}: test error of the file, reloaded: {100 * test_errors['coded']:.2f}%; "
         f"{path.stat().st_size:,} bytes, where the KL{constant} promised {promised:,.0f}; "
         f"{row['training seconds']:.0f} s of training, {row['compression seconds']:.1f} s of compression"
     )
     seconds = row["training seconds"] + row["compression seconds"]
-    rows = [row_of_report(report, options.prior, errors={"coded": test_error}, seconds=seconds)]
+    rows = [row_of_report(report, options.prior, errors=test_errors, seconds=seconds)]
     console.print(side_by_side(rows, options.net))
     mean = weight_posterior(problem.net, problem.guide, problem.x[:1], problem.y[:1]).mean
     weight_histograms(initial, mean, small, before_name="before the fit").savefig(options.out / "weights.png")
     sparsity_patterns(small).savefig(options.out / "sparsity.png")
     published = None if options.net == "digits" else options.net
-    sizes = [Size(options.prior, report.file_bytes, 100 * test_error)]
+    sizes = [Size(options.prior, report.file_bytes, 100 * test_errors["coded"])]
     error_against_bytes(sizes, net=published).savefig(options.out / "error_against_bytes.png")
     (options.out / "row.json").write_text(json.dumps(row, indent=1))
     console.print(f"the file, the row, the posterior and the figures are in {options.out}/")

@@ -9,6 +9,7 @@ from pyro_bdl import data, diagnostics, distributions, errors, guides, priors
 from pyro_bdl.bayesian_module import BayesianModule
 from pyro_bdl.compress import compress
 from pyro_bdl.compression.compressed import CompressedNetwork, load_compressed
+from pyro_bdl.compression.random_code.kl_budget import KLBudget
 from pyro_bdl.diagnostics import from_pyro, from_pyro_svi, guide_draws, predict, predict_locally
 from pyro_bdl.estimators import flipout, local_reparameterization
 from pyro_bdl.inference import Fit, MeanFieldELBO, Shrink, fit_svi
@@ -24,6 +25,7 @@ __all__ = [
     "CompressedNetwork",
     "Constant",
     "Fit",
+    "KLBudget",
     "MeanFieldELBO",
     "PolynomialDecay",
     "Regressor",

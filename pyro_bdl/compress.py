@@ -11,19 +11,15 @@ from torch import Tensor, nn
 
 from pyro_bdl.bayesian_module import BayesianModule
 from pyro_bdl.compression.choosing import (
-    NOISE,
-    Evaluate,
     choose_integers,
-    choose_widths,
     entropy,
-    errors_one_bit_below,
-    rounded,
     values_of,
 )
 from pyro_bdl.compression.codec import Quantised, floating_buffers
 from pyro_bdl.compression.compressed import CompressedNetwork, architecture_of, count, require_network
 from pyro_bdl.compression.example_inputs import ExampleInputs, require_affordable
 from pyro_bdl.compression.posterior import WeightPosterior
+from pyro_bdl.compression.precision import fixed_point, small_float
 from pyro_bdl.compression.pruning import keep_below, unit_log_alpha
 from pyro_bdl.compression.thresholds import choose_thresholds
 from pyro_bdl.compression.units.cutting import zero
@@ -32,6 +28,16 @@ from pyro_bdl.compression.units.finding import Units, find_units
 from pyro_bdl.compression.units.probing import positional
 from pyro_bdl.compression.units.shrinking import shrink
 from pyro_bdl.compression.validation import Error, Validation, error_function, standard_error
+from pyro_bdl.compression.widths import (
+    NOISE,
+    Evaluate,
+    Widths,
+    choose_widths,
+    errors_one_bit_below,
+    rounded,
+    rounded_by_unit,
+    unit_widths,
+)
 from pyro_bdl.errors import InputError, UnsupportedModelError
 from pyro_bdl.weight_moments import weight_posterior
 
@@ -134,16 +140,26 @@ def compress(
         buffer.copy_(buffer.float())  # as the file has them
 
     pruned, gone = _pruned(mean, units, kept)
-    errors, below = {}, {}
-    if evaluate is None:
-        widths = choose_widths(posterior, gone, evaluate=None, limit=math.nan, spread=spread)
-    else:
-        error_of = _error_with_values(pruned, evaluate)
-        errors = {"posterior mean": unpruned, "pruned": evaluate(pruned)}
-        narrow = errors["pruned"] + WIDTHS_TOLERANCE
-        widths = choose_widths(posterior, gone, evaluate=error_of, limit=narrow, spread=spread)
-        errors |= {"fast": error_of(rounded(posterior, gone, widths)), "coded": evaluate(small)}
-        below = errors_one_bit_below(posterior, gone, widths, evaluate=error_of)
+    error_of, narrow, below, errors = None, math.nan, {}, {}
+    if evaluate is not None:
+        error_of, narrow = _error_with_values(pruned, evaluate), evaluate(pruned) + WIDTHS_TOLERANCE
+    fixed = choose_widths(posterior, gone, evaluate=error_of, limit=narrow, spread=spread, rule=fixed_point)
+    floats = choose_widths(posterior, gone, evaluate=error_of, limit=narrow, spread=spread, rule=small_float)
+    widths = Widths(fixed, floats, unit_widths(posterior, gone, fixed))
+
+    def shrunk(values: Mapping[str, Tensor]) -> nn.Module:
+        return shrink(_with_values(net, values), kept, example, units=units)
+
+    variants = {
+        "pruned": shrunk(dict(pruned.named_parameters())),
+        "fast": shrunk(rounded(posterior, gone, fixed)),
+        "fast in floats": shrunk(rounded(posterior, gone, floats)),
+        "fast by unit": shrunk(rounded_by_unit(posterior, gone, widths)),
+        "coded": small,
+    }
+    if evaluate is not None and error_of is not None:
+        errors = {"posterior mean": unpruned} | {name: evaluate(module) for name, module in variants.items()}
+        below = errors_one_bit_below(posterior, gone, fixed, evaluate=error_of)
         if errors["coded"] > limit:
             warnings.warn(
                 f"No choice tried keeps the tolerance: validation error {errors['coded']:.4g}, limit {limit:.4g}",
@@ -156,7 +172,7 @@ def compress(
         for exponent in (integers[name].exponent,)
     }
     return CompressedNetwork(
-        module=small, kept=kept, units=units, parameters=parameters, widths=widths, errors=errors,
+        variants=variants, kept=kept, units=units, parameters=parameters, widths=widths, errors=errors,
         errors_one_bit_below=below, architecture=architecture_of(net), weights=count(net), inputs=inputs,
     )  # fmt: skip
 

@@ -123,7 +123,7 @@ def test_the_errors_are_those_of_the_networks_that_the_rates_are_about() -> None
     net, (x, y) = trained(), separable()
     small = compressed(net, validation=(x, y), tolerance=0.02)
     errors = small.errors
-    assert list(errors) == ["posterior mean", "pruned", "fast", "coded"]
+    assert list(errors) == ["posterior mean", "pruned", "fast", "fast in floats", "fast by unit", "coded"]
     assert errors["posterior mean"] == pytest.approx(wrong_share(net, x, y))
     assert errors["coded"] == pytest.approx(wrong_share(small.module, x, y))
     assert errors["coded"] <= errors["posterior mean"] + 0.02
@@ -140,8 +140,16 @@ def test_the_errors_are_those_of_the_networks_that_the_rates_are_about() -> None
     assert errors["pruned"] == pytest.approx(wrong_share(fast, x, y))
     with torch.no_grad():
         for name, p in fast.named_parameters():
-            p.copy_(small.widths[name].round(values[name]))
+            p.copy_(small.widths.fixed[name].round(values[name]))
     assert errors["fast"] == pytest.approx(wrong_share(fast, x, y))
+    for variant, module in small.variants.items():
+        assert errors[variant] == pytest.approx(wrong_share(module, x, y))
+        assert [p.shape for p in module.parameters()] == [p.shape for p in small.module.parameters()]
+    with torch.no_grad():
+        for name, p in fast.named_parameters():
+            p.copy_(small.widths.floats[name].round(values[name]))
+    for p, q in zip(fast.parameters(), small.variants["fast in floats"].parameters(), strict=True):
+        assert torch.equal(p, q)
 
 
 def test_widths_are_the_narrowest_within_a_tenth_of_a_point() -> None:

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,8 +16,8 @@ from pyro_bdl.compression import codec
 from pyro_bdl.compression.codec import Quantised
 from pyro_bdl.compression.coding.container import fingerprint, pack, read_container, write_container
 from pyro_bdl.compression.example_inputs import ExampleInputs
-from pyro_bdl.compression.precision import FixedPoint
 from pyro_bdl.compression.units.finding import Units
+from pyro_bdl.compression.widths import Widths
 from pyro_bdl.errors import InputError
 
 QUANTISED = 1
@@ -31,15 +31,18 @@ class Report:
     Attributes:
         architecture: units kept, in the order of computation, e.g. `278-98-13`.
         weights, dense, nonzero: parameters of the original network, of the small one, and those of it that are not 0.
-        bits: width of each layer's weights in fixed point, by parameter name.
+        bits: width of each parameter in fixed point, by name.
+        float_bits: the format of each as small floats, `e4m3`: one bit of sign, four of exponent, three of significand.
+        unit_bits: widths of each layer's output units in fixed point, where each has a step of its own.
         pruning: original bits over those of the small dense network, 32 bits a weight.
         pruning_sparse: the same over those of the weights that are not 0 in the file.
-        fast: original bits over those of the small dense network at the bit widths.
+        fast, fast_in_floats, fast_by_unit: original bits over those of the small dense network at `bits`, `float_bits`,
+            `unit_bits`.
         maximum: original bytes over those of the file.
         file_bytes: of the whole file.
         bytes_by_part: of each part of it; their sum is that of the file.
-        errors: validation error, where it was asked for, of the networks that the rates are about: `posterior mean`,
-            `pruned` (32 bits a weight), `fast` (at the bit widths), `coded` (what the file gives back).
+        errors: validation error, where it was asked for, of the `posterior mean` and of each of
+            `CompressedNetwork.variants`.
         errors_one_bit_below: by parameter, the error of `fast` when that parameter has one bit less than its width.
     """
 
@@ -48,9 +51,13 @@ class Report:
     dense: int
     nonzero: int
     bits: Mapping[str, int]
+    float_bits: Mapping[str, str]
+    unit_bits: Mapping[str, tuple[int, ...]]
     pruning: float
     pruning_sparse: float
     fast: float
+    fast_in_floats: float
+    fast_by_unit: float
     maximum: float
     file_bytes: int
     bytes_by_part: Mapping[str, float]
@@ -67,8 +74,12 @@ class Report:
         share = 100 * self.nonzero / self.weights
         table.add_row("weights", f"{self.weights:,} to {self.dense:,}, of them {self.nonzero:,} not 0 ({share:.2f}%)")
         table.add_row("bits", "-".join(str(b) for name, b in self.bits.items() if name.endswith("weight")))
+        table.add_row("as small floats", "-".join(f for name, f in self.float_bits.items() if name.endswith("weight")))
+        spans = [[b for b in bits if b] or [0] for bits in self.unit_bits.values()]
+        table.add_row("by output unit", ", ".join(f"{min(bits)} to {max(bits)}" for bits in spans))
         table.add_row("pruning", f"{self.pruning:.1f}x dense, {self.pruning_sparse:.1f}x sparse")
-        table.add_row("fast prediction", f"{self.fast:.1f}x")
+        fast = f"{self.fast:.1f}x, {self.fast_in_floats:.1f}x in floats, {self.fast_by_unit:.1f}x by unit"
+        table.add_row("fast prediction", fast)
         table.add_row("maximum", f"{self.maximum:.1f}x, {self.file_bytes:,} bytes")
         for name, size in self.bytes_by_part.items():
             table.add_row(f"  {name}", f"{size:,.0f} bytes")
@@ -89,27 +100,34 @@ class CompressedNetwork:
     """What `compress` gives.
 
     Attributes:
-        module: a plain dense `torch.nn.Module`, smaller, in evaluation mode; what the file gives back.
+        variants: the networks that the rates of the tables are about, plain dense modules in evaluation mode: `pruned`
+            (32 bits a weight), `fast`, `fast in floats` and `fast by unit` (rounded to these widths), `coded` (what the
+            file gives back).
         kept: masks of the units that are left, by group.
         units: the groups.
         parameters: the module's parameters as integers.
-        widths: the fixed-point format of each parameter at the precision of the posterior.
+        widths: the formats of each parameter at the precision of the posterior.
         errors, errors_one_bit_below: validation errors, see `Report`.
         architecture: four bytes that tell the original network.
         weights: parameters of the original network.
         inputs: of the network, by which a reader finds the units.
     """
 
-    module: nn.Module
+    variants: Mapping[str, nn.Module]
     kept: Mapping[str, Tensor]
     units: Units
     parameters: Mapping[str, Quantised]
-    widths: Mapping[str, FixedPoint]
+    widths: Widths
     errors: Mapping[str, float]
     errors_one_bit_below: Mapping[str, float]
     architecture: bytes
     weights: int
     inputs: ExampleInputs
+
+    @property
+    def module(self) -> nn.Module:
+        """A plain dense `torch.nn.Module`, smaller, in evaluation mode; what the file gives back."""
+        return self.variants["coded"]
 
     @property
     def example_shape(self) -> tuple[int, ...]:
@@ -132,19 +150,32 @@ class CompressedNetwork:
         """What it costs: a table for `rich` and `print`, and `as_dict()`."""
         stream, parts = self._stream
         size = len(pack([stream], kind=QUANTISED, architecture=self.architecture))
-        dense = sum(p.numel() for p in self.module.parameters())
+        parameters = dict(self.module.named_parameters())
+        dense = sum(p.numel() for p in parameters.values())
         nonzero = sum(int((q.levels != 0).sum()) for q in self.parameters.values())
-        at_width = sum(self.widths[name].bits * p.numel() for name, p in self.module.named_parameters())
-        original = FLOAT_BITS * self.weights
+        original, fixed, floats = FLOAT_BITS * self.weights, self.widths.fixed, self.widths.floats
+        unit_bits = {name: tuple(f.bits for f in formats) for name, formats in self.widths.units.items()}
+
+        def rate(bits: Callable[[str], float]) -> float:
+            return original / max(sum(bits(name) for name in parameters), 1)
+
+        def by_unit(name: str) -> float:
+            p = parameters[name]
+            return sum(unit_bits[name]) * p[0].numel() if name in unit_bits else fixed[name].bits * p.numel()
+
         return Report(
             architecture=self.units.architecture(self.kept),
             weights=self.weights,
             dense=dense,
             nonzero=nonzero,
-            bits={name: width.bits for name, width in self.widths.items()},
+            bits={name: width.bits for name, width in fixed.items()},
+            float_bits={name: str(width) for name, width in floats.items()},
+            unit_bits=unit_bits,
             pruning=self.weights / dense,
             pruning_sparse=self.weights / max(nonzero, 1),
-            fast=original / max(at_width, 1),
+            fast=rate(lambda name: fixed[name].bits * parameters[name].numel()),
+            fast_in_floats=rate(lambda name: floats[name].bits * parameters[name].numel()),
+            fast_by_unit=rate(by_unit),
             maximum=original / 8 / size,
             file_bytes=size,
             bytes_by_part={name: bits / 8 for name, bits in parts.items()} | {"container": size - len(stream)},

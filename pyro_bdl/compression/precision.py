@@ -102,6 +102,17 @@ class SmallFloat:
         step = self.steps(values)
         return ((values.double() / step).round() * step).clamp(-self.largest, self.largest).to(values.dtype)
 
+    def narrower(self) -> "SmallFloat":
+        """The format of one bit less of significand, or of exponent where there is none left, up to the same binade."""
+        exponent_bits = self.exponent_bits - (self.significand_bits == 0)
+        return SmallFloat(max(exponent_bits, 1), max(self.significand_bits - 1, 0), self.top)
+
+    def __str__(self) -> str:
+        return f"e{self.exponent_bits}m{self.significand_bits}"
+
+
+Format = FixedPoint | SmallFloat
+
 
 def fixed_point(mean: Tensor, variance: Tensor, *, spread: float = 1.0) -> FixedPoint:
     r"""The coarsest fixed-point format whose rounding hides in the posterior of these weights.

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from pyro_bdl.compression.random_code.kl_budget import KLBudget
 from pyro_bdl.errors import CorruptFileError, InputError
 from pyro_bdl.files import replace_file
 from pyro_bdl.inference.shrinking import Shrinking
@@ -35,6 +36,7 @@ class Checkpoint:
         optimizer: its state is saved.
         batches: their place is saved.
         shrinking: of a fit whose network shrinks; what was cut is saved.
+        budget: of a fit whose KL it drives; its multipliers are saved.
     """
 
     def __init__(
@@ -45,12 +47,15 @@ class Checkpoint:
         optimizer: torch.optim.Optimizer,
         batches: Minibatches,
         shrinking: Shrinking | None = None,
+        budget: KLBudget | None = None,
     ) -> None:
         self.path, self.optimizer, self.batches, self.shrinking = Path(path), optimizer, batches, shrinking
+        self.budget = budget
         self._parameters = parameters
         self.layout = [str(site) for site in getattr(guide, "sites", ())]
         self.layout += [f"{batches.size} data points", f"batches of {batches.batch_size}", type(optimizer).__name__]
         self.layout += [str(shrinking.options)] if shrinking is not None else []
+        self.layout += [f"a budget of {len(budget.multipliers)} blocks"] if budget is not None else []
 
     @property
     def parameters(self) -> Sequence[Tensor]:
@@ -77,6 +82,8 @@ class Checkpoint:
         if self.shrinking is not None:
             more, facts["shrink"] = self.shrinking.state()
             tensors |= {f"shrink.{name}": tensor for name, tensor in more.items()}
+        if self.budget is not None:
+            tensors |= {f"budget.{name}": tensor for name, tensor in self.budget.state_dict().items()}
         payload = save({k: v.contiguous().clone() for k, v in tensors.items()}, {"facts": json.dumps(facts)})
         replace_file(self.path, [hashlib.sha256(payload).digest(), payload])
 
@@ -97,6 +104,8 @@ class Checkpoint:
             )  # fmt: skip
         if self.shrinking is not None:
             self.shrinking.load_state(shrunk, facts["shrink"], self.optimizer)
+        if self.budget is not None:
+            self.budget.load_state_dict(_below("budget.", tensors))
         with torch.no_grad():
             for i, parameter in enumerate(self.parameters):
                 parameter.copy_(tensors[f"parameter.{i}"])

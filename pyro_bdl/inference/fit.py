@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pyro.infer import RenyiELBO
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from pyro_bdl.compression.random_code.kl_budget import KLBudget
 from pyro_bdl.data_plate import SubsampleIndices
-from pyro_bdl.errors import InputError, UnsupportedModelError
+from pyro_bdl.errors import InputError
 from pyro_bdl.estimators import Estimator, flipout, local_reparameterization
 from pyro_bdl.estimators.estimator import Use
 from pyro_bdl.guides import AutoMeanField
@@ -20,6 +20,7 @@ from pyro_bdl.inference.checkpoint import Checkpoint
 from pyro_bdl.inference.elbo import MeanFieldELBO
 from pyro_bdl.inference.loop import Loop, readable
 from pyro_bdl.inference.observations import check_finite
+from pyro_bdl.inference.options import budget_of, check, shrink_options
 from pyro_bdl.inference.shrinking import Shrink, Shrinking
 from pyro_bdl.inference.steps import FlatStep, GuideStep, Step
 from pyro_bdl.minibatches import Batch, Data, Minibatches
@@ -71,7 +72,7 @@ def fit_svi(
     batch_size: int | None = None,
     optimizer: Optimizer | None = None,
     schedule: Callable[[float], float] | None = None,
-    kl_weight: float = 1.0,
+    kl_weight: float | KLBudget = 1.0,
     kl_warmup: float = 0.0,
     estimator: EstimatorName = "local",
     elbo: Any = None,
@@ -104,7 +105,9 @@ def fit_svi(
         schedule: the factor of the learning rate as a function of the fraction of steps done; `lambda t: 1 - t` falls
             linearly to zero. Default: constant.
         kl_weight: beta at the end. Default 1, the bound itself; less gives a "cold" posterior, which fits the data
-            closer than Bayes' rule asks for (Wenzel et al. 2020), 0 a fit by maximum likelihood.
+            closer than Bayes' rule asks for (Wenzel et al. 2020), 0 a fit by maximum likelihood. A `KLBudget` drives
+            it until the KL has so many bits, in all or block by block: only for `AutoMeanField`, without `kl_warmup`
+            and `shrink`; the callbacks are told the mean of its multipliers.
         kl_warmup: epochs over which beta rises linearly from 0 to `kl_weight`. Default 0.
         estimator: "local" reparameterisation, "flipout" or "plain" draws. Default "local", the least variance.
         elbo: a Pyro ELBO instead of `MeanFieldELBO`, for guides that are no mean field; needs
@@ -148,8 +151,9 @@ def fit_svi(
     >>> print(f"{guide.median()['weight'].item():.1f}")
     2.0
     """
-    _check(epochs, num_particles, kl_weight, kl_warmup, estimator, elbo)
-    options = _shrink_options(shrink, guide, elbo)
+    check(epochs, num_particles, kl_weight, kl_warmup, estimator, elbo)
+    options = shrink_options(shrink, guide, elbo)
+    budget = budget_of(kl_weight, guide, elbo, options)
     with _seeded(seed):
         tensors = isinstance(data, (Tensor, tuple))
         batches = Minibatches(
@@ -161,10 +165,11 @@ def fit_svi(
         wrapped = _estimator(model, guide, estimator)
 
         def new_step() -> Any:
-            return _make_step(model, guide, wrapped, elbo, plate, first, num_particles)
+            return _make_step(model, guide, wrapped, elbo, plate, first, num_particles, budget)
 
         step = readable(new_step, "the first batch")
         before = [parameter.detach().clone() for parameter in step.parameters]
+        multipliers = None if budget is None else budget.state_dict()
         make = optimizer or (lambda parameters: torch.optim.Adam(parameters, lr=1e-3, fused=True))
         torch_optimizer = make(step.parameters)
         fit = Fit(model, guide)
@@ -175,23 +180,29 @@ def fit_svi(
         def undo() -> None:
             if small is not None:
                 small.close()
+            if budget is not None and multipliers is not None:
+                budget.load_state_dict(multipliers)
             for parameter, value in zip(whole, before, strict=True):
                 parameter.copy_(value)
 
         with ExitStack() as stack:
             if small is not None:
                 stack.callback(small.close)
-            saved = Checkpoint(checkpoint, guide, whole, torch_optimizer, batches, small) if checkpoint else None
+            saved = (
+                Checkpoint(checkpoint, guide, whole, torch_optimizer, batches, small, budget) if checkpoint else None
+            )
             if saved is not None:
                 fit.losses, fit.kls, fit.seconds = saved.restore()
             loop = Loop(
                 step if small is None else small.step, torch_optimizer, batches, first, epochs=epochs,
-                kl_weight=kl_weight, kl_warmup=kl_warmup, schedule=schedule, progress=progress, done=len(fit.losses),
+                kl_weight=1.0 if isinstance(kl_weight, KLBudget) else kl_weight, kl_warmup=kl_warmup,
+                schedule=schedule, progress=progress, done=len(fit.losses),
                 undo=undo, shrinking=small,
             )  # fmt: skip
             stack.enter_context(loop.bar)
             for epoch in range(len(fit.losses), epochs):
                 loss, seconds, weight = loop.epoch(epoch)
+                weight = weight if budget is None else float(budget.per_weight().mean())
                 fit.losses.append(loss.total)
                 fit.kls.append(loss.kl)
                 fit.seconds += seconds
@@ -207,23 +218,19 @@ def fit_svi(
     return fit
 
 
-def _shrink_options(shrink: Shrink | bool, guide: Any, elbo: Any) -> Shrink | None:
-    if not isinstance(shrink, (Shrink, bool)):
-        raise InputError("shrink", expected="True, False or a Shrink", got=repr(shrink))
-    if shrink is False:
-        return None
-    if type(guide) is not AutoMeanField or elbo is not None:
-        got = type(guide).__name__ + ("" if elbo is None else f" and {type(elbo).__name__}")
-        raise UnsupportedModelError("a fit with shrink=", expected="an AutoMeanField, without elbo=", got=got)
-    return Shrink() if shrink is True else shrink
-
-
 def _make_step(
-    model: Any, guide: Any, wrapped: Any, elbo: Any, plate: SubsampleIndices, first: Batch, num_particles: int
+    model: Any,
+    guide: Any,
+    wrapped: Any,
+    elbo: Any,
+    plate: SubsampleIndices,
+    first: Batch,
+    num_particles: int,
+    budget: KLBudget | None,
 ) -> Step:
     estimator = wrapped if isinstance(wrapped, Estimator) else None
     if elbo is None and type(guide) is AutoMeanField:
-        return FlatStep(model, guide, estimator, plate, first, num_particles=num_particles)
+        return FlatStep(model, guide, estimator, plate, first, num_particles=num_particles, budget=budget)
     return GuideStep(model, wrapped, elbo or MeanFieldELBO(num_particles), plate, first)
 
 
@@ -259,29 +266,6 @@ def _first(batches: Minibatches) -> Batch:
     else:
         batches.load_state_dict(place)
     return batch
-
-
-def _check(epochs: int, num_particles: int, kl_weight: float, kl_warmup: float, estimator: str, elbo: Any) -> None:
-    for name, count in (("epochs", epochs), ("num_particles", num_particles)):
-        if not isinstance(count, int) or isinstance(count, bool):
-            raise InputError(name, expected="an integer", got=repr(count))
-        if count < 1:
-            raise InputError(name, expected="at least 1", got=str(count))
-    for name, number in (("kl_weight", kl_weight), ("kl_warmup", kl_warmup)):
-        if not isinstance(number, (int, float)) or not 0.0 <= number < float("inf"):
-            raise InputError(name, expected="a number, 0 or more", got=repr(number))
-    if estimator not in ("local", "flipout", "plain"):
-        raise InputError("estimator", expected='"local", "flipout" or "plain"', got=repr(estimator))
-    if isinstance(elbo, RenyiELBO) and estimator != "plain":
-        # Its importance weights need one draw of all weights, not one for each data point.
-        raise InputError("estimator", expected='"plain" with RenyiELBO', got=repr(estimator))
-    if elbo is not None and num_particles != 1:
-        raise InputError("num_particles", expected="1 with an ELBO, which has its own", got=str(num_particles))
-    if elbo is not None and not isinstance(elbo, MeanFieldELBO) and (kl_weight, kl_warmup) != (1.0, 0.0):
-        raise InputError(
-            "kl_weight and kl_warmup", expected="1 and 0 with a Pyro ELBO, whose KL cannot be weighted",
-            got=f"{kl_weight} and {kl_warmup}",
-        )  # fmt: skip
 
 
 @contextmanager

@@ -51,7 +51,7 @@ class FlatPosterior:
         }
         self.runs: list[NormalRun] = []
         self._priors: dict[str, Any] = {}
-        self._weight = 1.0
+        self._weights: tuple[float | Tensor, ...] = ()
 
     @property
     def known(self) -> frozenset[str]:
@@ -78,19 +78,27 @@ class FlatPosterior:
         return any(priors.get(name) is not prior for name, prior in self._priors.items())
 
     @torch.no_grad()
-    def begin(self, kl_weight: float) -> None:
-        """New variances, and the known KL's gradient in the buffers (that of the variance without its -1/2v)."""
-        self._weight = kl_weight
+    def begin(self, kl_weight: float | Tensor) -> None:
+        """New variances, and the known KL's gradient in the buffers (that of the variance without its -1/2v).
+
+        Args:
+            kl_weight: of all numbers, or of each number whose KL is known, in the order of `kl_each`.
+        """
+        lengths = [run.stop - run.start for run in self.runs]
+        if isinstance(kl_weight, Tensor):
+            self._weights = kl_weight.to(self.loc).split(lengths)
+        else:
+            self._weights = (kl_weight,) * len(lengths)
         torch.exp(self.log_variance, out=self.variance)
-        if not (len(self.runs) == 1 and self.runs[0].stop - self.runs[0].start == len(self.loc)):
+        if not (len(self.runs) == 1 and lengths[0] == len(self.loc)):
             self.grad_loc.zero_()
             self.grad_variance.zero_()
-        for run in self.runs:
-            part, precision = slice(run.start, run.stop), 1.0 / run.scale**2
-            torch.mul(self.loc[part], kl_weight * precision, out=self.grad_loc[part])
+        for run, weight in zip(self.runs, self._weights, strict=True):
+            part, scaled = slice(run.start, run.stop), weight / run.scale**2
+            torch.mul(self.loc[part], scaled, out=self.grad_loc[part])
             if run.loc != 0.0:
-                self.grad_loc[part].sub_(kl_weight * precision * run.loc)
-            self.grad_variance[part].fill_(0.5 * kl_weight * precision)
+                self.grad_loc[part].sub_(scaled * run.loc)
+            self.grad_variance[part] = 0.5 * scaled
 
     @torch.no_grad()
     def kl(self) -> Tensor:
@@ -107,11 +115,21 @@ class FlatPosterior:
         return total
 
     @torch.no_grad()
+    def kl_each(self) -> Tensor:
+        """The KL of each number whose KL is known, run by run, in nats: shape (their number,)."""
+        return torch.cat([self.loc.new_zeros(0), *map(self._kl_of_run, self.runs)])
+
+    def _kl_of_run(self, run: NormalRun) -> Tensor:
+        part, precision = slice(run.start, run.stop), 1.0 / run.scale**2
+        square = (self.loc[part] - run.loc).square_().add_(self.variance[part]).mul_(precision)
+        return square.sub_(self.log_variance[part]).add_(2.0 * math.log(run.scale) - 1.0).mul_(0.5)
+
+    @torch.no_grad()
     def finish(self) -> None:
         """Hand the gradients to the guide's parameters."""
         self.grad_variance.mul_(self.variance)
-        for run in self.runs:
-            self.grad_variance[run.start : run.stop].sub_(0.5 * self._weight)
+        for run, weight in zip(self.runs, self._weights, strict=True):
+            self.grad_variance[run.start : run.stop].sub_(0.5 * weight)
         self.loc.grad, self.log_variance.grad = self.grad_loc, self.grad_variance
 
     def views(self, flat: Tensor) -> Iterator[tuple[Site, Tensor]]:

@@ -10,6 +10,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import biject_to, kl_divergence
 
+from pyro_bdl.compression.random_code.kl_budget import KLBudget
 from pyro_bdl.data_plate import SubsampleIndices
 from pyro_bdl.distributions import VarianceNormal
 from pyro_bdl.errors import InputError, NumericalError
@@ -85,6 +86,7 @@ class FlatStep(Step):
             observations stand in the data plate, whose scale N / (particles B) then is their average; else in as many
             passes.
         constant_kl: nats that are added to each KL: those of weights that were cut out.
+        budget: multiplies the KL of each number that has a fixed normal prior, and by its mean all other KL.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class FlatStep(Step):
         *,
         num_particles: int = 1,
         constant_kl: float = 0.0,
+        budget: KLBudget | None = None,
     ) -> None:
         self.model, self.estimator, self.plate, self.num_particles = model, estimator, plate, num_particles
         self.first, self.constant_kl = first, constant_kl
@@ -118,6 +121,9 @@ class FlatStep(Step):
         with dry_run():
             self._run(first)
         self.posterior.set_priors(self._fixed(before))
+        self.budget = budget
+        if budget is not None:
+            budget.bind(self.posterior.kl_each())
         learned = dict.fromkeys(self.recording.parameters.values())
         self.learned = [p for p in learned if p.requires_grad]
         self.parameters = [guide.loc, guide.log_variance, *self.learned]
@@ -129,7 +135,10 @@ class FlatStep(Step):
         """One step's loss and gradients."""
         for parameter in self.learned:
             parameter.grad = None
-        self.posterior.begin(kl_weight)
+        weights = None if self.budget is None else self.budget.per_weight()
+        self.posterior.begin(kl_weight if weights is None else weights)
+        if weights is not None:
+            kl_weight = float(weights.mean())
         passes = 1 if self.repeats else self.num_particles
         if self.repeats:
             batch = _repeat(batch, self.num_particles)
@@ -154,7 +163,12 @@ class FlatStep(Step):
                 self._carry_over()
         self.posterior.finish()
         self._refuse_bad_gradients()
-        return Loss(negative_log_likelihood + kl_weight * kl, kl)
+        total = negative_log_likelihood + kl_weight * kl
+        if self.budget is not None:
+            known = self.posterior.kl_each()
+            total += float(self.budget.penalty(known) - kl_weight * known.sum())
+            self.budget.update(known)
+        return Loss(total, kl)
 
     @torch.no_grad()
     def kl(self) -> float:

@@ -1,75 +1,17 @@
-"""Widths and integers chosen at a limit on a known error."""
+"""Integers chosen at a limit on a known error."""
 
 import math
-from collections.abc import Mapping
 
 import pytest
 import torch
-from torch import Tensor
 
-from pyro_bdl.compression.choosing import (
-    POINT_BITS,
-    SPREADS,
-    choose_integers,
-    choose_widths,
-    entropy,
-    errors_one_bit_below,
-    rounded,
-    values_of,
-)
+from pyro_bdl.compression.choosing import choose_integers, entropy, values_of
 from pyro_bdl.compression.posterior import WeightPosterior
-from pyro_bdl.compression.precision import FixedPoint, fixed_point
+from pyro_bdl.compression.precision import fixed_point
+from pyro_bdl.compression.widths import POINT_BITS, SPREADS
 from pyro_bdl.errors import InputError
+from tests.compression.known_error import distance, none_gone, posterior
 from tests.fresh_state import fresh_state  # noqa: F401
-
-Values = Mapping[str, Tensor]
-
-
-def posterior() -> WeightPosterior:
-    mean = {"a": torch.randn(40, 10), "b": 0.1 * torch.randn(30)}
-    return WeightPosterior(mean, {"a": torch.full((40, 10), 0.01), "b": torch.full((30,), 1e-5)})
-
-
-def none_gone(p: WeightPosterior) -> dict[str, Tensor]:
-    return {name: torch.zeros_like(m, dtype=torch.bool) for name, m in p.mean.items()}
-
-
-def distance(p: WeightPosterior) -> tuple[list[float], object]:
-    """An error that is known: the largest change of a weight; and all that it was asked for."""
-    asked: list[float] = []
-
-    def error(values: Values) -> float:
-        asked.append(max(float((values[n] - m).abs().max()) for n, m in p.mean.items()))
-        return asked[-1]
-
-    return asked, error
-
-
-@pytest.mark.parametrize("limit", [0.3, 0.05, 0.02])
-def test_widths_keep_the_limit_and_none_can_be_narrower(limit: float) -> None:
-    p = posterior()
-    gone = none_gone(p)
-    _, error = distance(p)
-    widths = choose_widths(p, gone, evaluate=error, limit=limit, spread=None)
-    assert error(rounded(p, gone, widths)) <= limit
-    below = errors_one_bit_below(p, gone, widths, evaluate=error)
-    assert set(below) == {name for name, width in widths.items() if width.bits}
-    assert all(e > limit for e in below.values())
-    for name, e in below.items():  # what it says is the error with one bit less
-        assert e == error(
-            rounded(p, gone, {**widths, name: FixedPoint(widths[name].bits - 1, widths[name].exponent + 1)})
-        )
-
-
-def test_widths_without_an_error_and_with_a_spread_given() -> None:
-    p = posterior()
-    gone = none_gone(p)
-    for spread, expected in ((None, 0.5), (2.0, 2.0)):
-        widths = choose_widths(p, gone, evaluate=None, limit=math.nan, spread=spread)
-        assert widths == {n: fixed_point(m, p.variance[n], spread=expected) for n, m in p.mean.items()}
-    assert choose_widths(p, gone, evaluate=lambda _: 1.0, limit=0.0, spread=2.0) == widths
-    finest = choose_widths(p, gone, evaluate=lambda _: 1.0, limit=0.0, spread=None)
-    assert finest == {n: fixed_point(m, p.variance[n], spread=SPREADS[-1]) for n, m in p.mean.items()}
 
 
 @pytest.mark.parametrize("limit", [1.0, 0.1, 0.02])
@@ -111,7 +53,6 @@ def test_what_is_gone_is_zero_and_tells_nothing() -> None:
     assert torch.equal(found["a"].levels[20:], alone["a"].levels)
     gone["b"][:] = True
     assert choose_integers(p, gone, evaluate=None, limit=math.nan, spread=None, trade=None)["b"].exponent == 0
-    assert choose_widths(p, gone, evaluate=None, limit=math.nan, spread=None)["b"].bits == 0
 
 
 def test_parameters_that_are_not_random() -> None:
@@ -120,9 +61,6 @@ def test_parameters_that_are_not_random() -> None:
     for trade in (None, 1.0):
         q = choose_integers(p, gone, evaluate=None, limit=math.nan, spread=None, trade=trade)["a"]
         assert float((q.value(p.mean["a"]) - p.mean["a"]).abs().max()) <= 2.0**-POINT_BITS * 2
-    width = choose_widths(p, gone, evaluate=None, limit=math.nan, spread=None)["a"]
-    assert width.bits == POINT_BITS
-    assert float((width.round(p.mean["a"]) - p.mean["a"]).abs().max()) <= width.step / 2
 
 
 @pytest.mark.parametrize("log_sigma", [-300, -60, -30, 30, 60])

@@ -10,9 +10,10 @@ from torch import nn
 from pyro_bdl.compression.codec import Quantised
 from pyro_bdl.compression.compressed import CompressedNetwork, architecture_of, count, load_compressed
 from pyro_bdl.compression.example_inputs import ExampleInputs
-from pyro_bdl.compression.precision import FixedPoint
+from pyro_bdl.compression.precision import FixedPoint, SmallFloat
 from pyro_bdl.compression.units.finding import find_units
 from pyro_bdl.compression.units.shrinking import shrink
+from pyro_bdl.compression.widths import Widths
 from tests.fresh_state import fresh_state  # noqa: F401
 
 
@@ -27,9 +28,13 @@ def example() -> tuple[nn.Module, CompressedNetwork]:
     with torch.no_grad():
         for name, p in small.named_parameters():
             p.copy_(parameters[name].value(p))
-    widths = {name: FixedPoint(bits, 0) for name, bits in zip(parameters, (5, 3, 2, 0), strict=True)}
+    widths = Widths(
+        fixed={name: FixedPoint(bits, 0) for name, bits in zip(parameters, (5, 3, 2, 0), strict=True)},
+        floats={name: SmallFloat(2, bits, 0) for name, bits in zip(parameters, (3, 2, 1, 0), strict=True)},
+        units={"0.weight": tuple(FixedPoint(b, 0) for b in (6, 0, 1, 0)), "2.weight": (FixedPoint(2, 0),) * 2},
+    )
     return net, CompressedNetwork(
-        module=small, kept=kept, units=units, parameters=parameters, widths=widths, errors={"coded": 0.25},
+        variants={"coded": small}, kept=kept, units=units, parameters=parameters, widths=widths, errors={"coded": 0.25},
         errors_one_bit_below={"0.weight": 0.5}, architecture=architecture_of(net), weights=count(net),
         inputs=ExampleInputs.of(x),
     )  # fmt: skip
@@ -43,6 +48,8 @@ def test_rates_are_those_of_the_tables() -> None:
     assert report.pruning == 30 / 16
     assert report.pruning_sparse == 30 / 14
     assert report.fast == 32 * 30 / (8 * 5 + 2 * 3 + 4 * 2)
+    assert report.fast_in_floats == 32 * 30 / (8 * 6 + 2 * 5 + 4 * 4 + 2 * 3)
+    assert report.fast_by_unit == 32 * 30 / (4 * (6 + 1) + 2 * 3 + 2 * (2 + 2))
     assert report.maximum == 4 * 30 / report.file_bytes
     assert sum(report.bytes_by_part.values()) == report.file_bytes == len(small.to_bytes())
     assert list(report.bytes_by_part)[:2] == ["shape", "input units"]
@@ -53,6 +60,8 @@ def test_tables() -> None:
     text = str(small.report())
     assert "46.67%" in text
     assert "5-2" in text
+    assert "e2m3-e2m1" in text
+    assert "1 to 6, 2 to 2" in text
     assert "25.00%" in text
     assert "0.weight at 4 bits" in text
     numbers = small.report().as_dict()
@@ -63,7 +72,8 @@ def test_tables() -> None:
 def test_a_network_without_anything_left() -> None:
     _, small = example()
     nothing = {name: Quantised(torch.zeros_like(q.levels), 0) for name, q in small.parameters.items()}
-    report = dataclasses.replace(small, parameters=nothing, widths={n: FixedPoint(0, 0) for n in small.widths}).report()
+    widths = Widths({n: FixedPoint(0, 0) for n in small.parameters}, small.widths.floats, {})
+    report = dataclasses.replace(small, parameters=nothing, widths=widths).report()
     assert report.nonzero == 0
     assert report.fast == 32 * 30
     assert report.file_bytes < 40

@@ -154,7 +154,7 @@ def _no_entropy(self: FlatPosterior) -> None:
 
 def _not_by_variance(self: FlatPosterior) -> None:
     for run in self.runs:
-        self.grad_variance[run.start : run.stop].sub_(0.5 * self._weight)
+        self.grad_variance[run.start : run.stop].sub_(0.5 * self._weights[0])
     self.loc.grad, self.log_variance.grad = self.grad_loc, self.grad_variance
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_bdl.compression.random_code.blocks import block_ids, equal_sizes
+from pyro_bdl.compression.random_code.code import check_seed
 from pyro_bdl.errors import InputError, NumericalError
 
 _SMALLEST, _LARGEST = 1e-12, 1e12
@@ -22,14 +24,20 @@ class KLBudget:
     multiplier, or the multiplier is at its floor, 1e-12, because the data ask for less. Only `update` changes
     the state (`multipliers`).
 
+    Handed to `fit_svi` as its `kl_weight` it does so while it trains: with one block the fit ends at a total of C bits,
+    whatever the data, which is the size of the file that the draw then takes. There the blocks are of the numbers that
+    have a fixed normal prior, in the guide's order; all other KL has the mean of their multipliers.
+
     Args:
-        block_ids: the block of each weight, integers from 0, shape (weights,): from `block_ids`.
+        blocks: how many blocks share the weights, equally and in a random order; or the block of each weight, integers
+            from 0, shape (weights,), from `block_ids`. Default 1.
         bits: the budget C in bits, positive: one number, or one a block. One or two below the index's bits leave
             room for the swing around it.
         rate: epsilon, in (0, 1). A change of e-fold takes 1 / rate updates: keep that longer than the optimiser
             needs to follow. The default suits an update a step over some thousands of steps.
         start: the first multiplier. The paper starts near zero (1e-8), so that training begins as maximum likelihood;
             the default reaches 1 after about 14 / rate updates.
+        seed: of the random order, as `encode` has it.
 
     Raises:
         InputError: ids that are no integers from 0, an empty block, options outside their ranges.
@@ -41,34 +49,50 @@ class KLBudget:
     tensor([1.5000, 1.5000, 0.6667], dtype=torch.float64)
     """
 
-    def __init__(self, block_ids: Tensor, *, bits: float | Tensor, rate: float = 1e-3, start: float = 1e-6) -> None:
-        if (
-            block_ids.dim() != 1
-            or block_ids.is_floating_point()
-            or not block_ids.numel()
-            or bool((block_ids < 0).any())
-        ):
-            raise InputError(
-                "block_ids",
-                expected="integers from 0, shape (weights,)",
-                got=f"{block_ids.dtype}, shape {tuple(block_ids.shape)}",
-            )
-        ids = block_ids.long()
-        sizes = torch.bincount(ids)
-        if bool((sizes == 0).any()):
-            raise InputError("block_ids", expected="a weight in each block", got=f"none in {int(sizes.argmin())}")
-        budget = torch.as_tensor(bits, dtype=torch.float64, device=ids.device)
-        if budget.dim() and budget.shape != sizes.shape:
-            raise InputError("bits", expected=f"a number or shape {tuple(sizes.shape)}", got=f"{tuple(budget.shape)}")
-        if not bool((torch.isfinite(budget) & (budget > 0)).all()):
-            raise InputError("bits", expected="positive and finite", got=str(bits))
+    def __init__(
+        self,
+        blocks: Tensor | int = 1,
+        *,
+        bits: float | Tensor,
+        rate: float = 1e-3,
+        start: float = 1e-6,
+        seed: int = 0,
+    ) -> None:
+        check_seed(seed)
         if not 0 < rate < 1:
             raise InputError("rate", expected="a number in (0, 1)", got=str(rate))
         if not _SMALLEST <= start <= _LARGEST:
             raise InputError("start", expected=f"a number in [{_SMALLEST:g}, {_LARGEST:g}]", got=str(start))
-        self.rate = rate
-        self.multipliers = torch.full(sizes.shape, start, dtype=torch.float64, device=ids.device)
-        self._ids, self._budget = ids, (budget * math.log(2)).expand(sizes.shape)
+        self._ids = _checked(blocks) if isinstance(blocks, Tensor) else None
+        number = _number(blocks) if self._ids is None else int(self._ids.max()) + 1
+        budget = torch.as_tensor(bits, dtype=torch.float64)
+        if budget.dim() and budget.shape != (number,):
+            raise InputError("bits", expected=f"a number or shape ({number},)", got=f"{tuple(budget.shape)}")
+        if not bool((torch.isfinite(budget) & (budget > 0)).all()):
+            raise InputError("bits", expected="positive and finite", got=str(bits))
+        self.rate, self.seed = rate, seed
+        self.multipliers = torch.full((number,), start, dtype=torch.float64)
+        self._budget = (budget * math.log(2)).expand(number)
+        if self._ids is not None:
+            self.bind(self._ids)
+
+    def bind(self, weights: Tensor) -> None:
+        """Say how many weights there are, and where: of a number of blocks the members follow.
+
+        Args:
+            weights: a tensor of shape (weights,); its values do not matter.
+
+        Raises:
+            InputError: fewer weights than blocks, or another number than the budget was made for or bound to before.
+        """
+        if self._ids is None:
+            self._ids = block_ids(equal_sizes(len(weights), len(self.multipliers)), seed=self.seed)
+        if weights.shape != self._ids.shape:
+            raise InputError(
+                "the KL budget", expected=f"{len(self._ids)} weights, for which it is", got=f"{tuple(weights.shape)}"
+            )
+        self._ids, self._budget = self._ids.to(weights.device), self._budget.to(weights.device)
+        self.multipliers = self.multipliers.to(weights.device)
 
     def block_kl(self, kl: Tensor) -> Tensor:
         """The sum over each block, in nats: shape (blocks,), float64, differentiable.
@@ -79,9 +103,10 @@ class KLBudget:
         Raises:
             InputError: another shape.
         """
-        if kl.shape != self._ids.shape:
-            raise InputError("kl", expected=f"shape {tuple(self._ids.shape)}", got=f"shape {tuple(kl.shape)}")
-        return torch.zeros_like(self.multipliers).scatter_add(0, self._ids, kl.double())
+        ids = self._bound()
+        if kl.shape != ids.shape:
+            raise InputError("kl", expected=f"shape {tuple(ids.shape)}", got=f"shape {tuple(kl.shape)}")
+        return torch.zeros_like(self.multipliers).scatter_add(0, ids, kl.double())
 
     def update(self, kl: Tensor) -> Tensor:
         """Move the multipliers one step, given the KL of each weight in nats; returns them, shape (blocks,).
@@ -100,7 +125,7 @@ class KLBudget:
 
     def per_weight(self) -> Tensor:
         """The multiplier of each weight's KL, shape (weights,)."""
-        return self.multipliers[self._ids]
+        return self.multipliers[self._bound()]
 
     def penalty(self, kl: Tensor) -> Tensor:
         """What to add to the negative log-likelihood: sum_b beta_b KL_b, in nats, differentiable in `kl`."""
@@ -122,3 +147,26 @@ class KLBudget:
         if not bool(((multipliers >= _SMALLEST) & (multipliers <= _LARGEST)).all()):
             raise InputError("multipliers", expected=f"in [{_SMALLEST:g}, {_LARGEST:g}]", got="others")
         self.multipliers = multipliers.to(self.multipliers, copy=True)
+
+    def _bound(self) -> Tensor:
+        if self._ids is None:
+            raise InputError(
+                "the KL budget", expected="one that knows its weights", got="a number of blocks", remedy="Call bind"
+            )
+        return self._ids
+
+
+def _number(blocks: Any) -> int:
+    if not isinstance(blocks, int) or isinstance(blocks, bool) or blocks < 1:
+        raise InputError("blocks", expected="a positive integer, or the block of each weight", got=repr(blocks))
+    return blocks
+
+
+def _checked(ids: Tensor) -> Tensor:
+    if ids.dim() != 1 or ids.is_floating_point() or not ids.numel() or bool((ids < 0).any()):
+        got = f"{ids.dtype}, shape {tuple(ids.shape)}"
+        raise InputError("the block of each weight", expected="integers from 0, shape (weights,)", got=got)
+    sizes = torch.bincount(ids.long())
+    if bool((sizes == 0).any()):
+        raise InputError("the blocks", expected="a weight in each", got=f"none in {int(sizes.argmin())}")
+    return ids.long()

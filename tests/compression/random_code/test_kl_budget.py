@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from pyro_bdl.compression.random_code.blocks import block_ids, equal_sizes
 from pyro_bdl.compression.random_code.kl_budget import KLBudget
 from pyro_bdl.errors import InputError, NumericalError
 
@@ -98,10 +99,13 @@ def test_a_kl_that_is_not_finite_changes_nothing():
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"block_ids": torch.tensor([0.0])}, "block_ids"),
-        ({"block_ids": torch.tensor([-1, 0])}, "block_ids"),
-        ({"block_ids": torch.tensor([0, 2])}, "none in 1"),
-        ({"block_ids": torch.zeros(0, dtype=torch.long)}, "block_ids"),
+        ({"blocks": torch.tensor([0.0])}, "the block of each"),
+        ({"blocks": torch.tensor([-1, 0])}, "the block of each"),
+        ({"blocks": torch.tensor([0, 2])}, "none in 1"),
+        ({"blocks": torch.zeros(0, dtype=torch.long)}, "the block of each"),
+        ({"blocks": 0}, "blocks"),
+        ({"blocks": 2.0}, "blocks"),
+        ({"seed": -1}, "seed"),
         ({"bits": 0.0}, "bits"),
         ({"bits": math.inf}, "bits"),
         ({"bits": torch.ones(3)}, "bits"),
@@ -112,10 +116,23 @@ def test_a_kl_that_is_not_finite_changes_nothing():
 )
 def test_bad_input_is_refused(change, what):
     with pytest.raises(InputError, match=what):
-        KLBudget(**{"block_ids": torch.tensor([0, 1]), "bits": 2.0} | change)
+        KLBudget(**{"blocks": torch.tensor([0, 1]), "bits": 2.0} | change)
     budget = KLBudget(torch.tensor([0, 1]), bits=2.0)
     with pytest.raises(InputError, match="kl"):
         budget.update(torch.zeros(3))
     for state in ({}, {"multipliers": torch.ones(3)}, {"multipliers": torch.tensor([1.0, math.nan])}):
         with pytest.raises(InputError, match="multipliers"):
             budget.load_state_dict(state)
+
+
+def test_a_number_of_blocks_becomes_those_of_the_code():
+    budget = KLBudget(3, bits=2.0, seed=7, start=1.0)
+    with pytest.raises(InputError, match="Call bind"):
+        budget.per_weight()
+    with pytest.raises(InputError, match="number of blocks"):
+        budget.bind(torch.zeros(2))
+    budget.bind(torch.zeros(10))
+    budget.load_state_dict({"multipliers": torch.tensor([1.0, 2.0, 3.0])})
+    assert budget.per_weight().tolist() == (block_ids(equal_sizes(10, 3), seed=7) + 1.0).tolist()
+    with pytest.raises(InputError, match="10 weights"):
+        budget.bind(torch.zeros(11))

@@ -1,0 +1,66 @@
+"""What `fit_svi` refuses before it does anything."""
+
+from typing import Any
+
+from pyro.infer import RenyiELBO
+
+from pyro_bdl.compression.random_code.kl_budget import KLBudget
+from pyro_bdl.errors import InputError, UnsupportedModelError
+from pyro_bdl.guides import AutoMeanField
+from pyro_bdl.inference.elbo import MeanFieldELBO
+from pyro_bdl.inference.shrinking import Shrink
+
+
+def check(
+    epochs: int, num_particles: int, kl_weight: float | KLBudget, kl_warmup: float, estimator: str, elbo: Any
+) -> None:
+    """Numbers out of range, and options that do not go together."""
+    for name, count in (("epochs", epochs), ("num_particles", num_particles)):
+        if not isinstance(count, int) or isinstance(count, bool):
+            raise InputError(name, expected="an integer", got=repr(count))
+        if count < 1:
+            raise InputError(name, expected="at least 1", got=str(count))
+    if isinstance(kl_weight, KLBudget):
+        if kl_warmup:
+            remedy = "Give the budget a small start"
+            raise InputError("kl_warmup", expected="0 with a KLBudget", got=repr(kl_warmup), remedy=remedy)
+        kl_weight = 1.0
+    for name, number in (("kl_weight", kl_weight), ("kl_warmup", kl_warmup)):
+        if not isinstance(number, (int, float)) or not 0.0 <= number < float("inf"):
+            raise InputError(name, expected="a number, 0 or more", got=repr(number))
+    if estimator not in ("local", "flipout", "plain"):
+        raise InputError("estimator", expected='"local", "flipout" or "plain"', got=repr(estimator))
+    if isinstance(elbo, RenyiELBO) and estimator != "plain":
+        # Its importance weights need one draw of all weights, not one for each data point.
+        raise InputError("estimator", expected='"plain" with RenyiELBO', got=repr(estimator))
+    if elbo is not None and num_particles != 1:
+        raise InputError("num_particles", expected="1 with an ELBO, which has its own", got=str(num_particles))
+    if elbo is not None and not isinstance(elbo, MeanFieldELBO) and (kl_weight, kl_warmup) != (1.0, 0.0):
+        raise InputError(
+            "kl_weight and kl_warmup", expected="1 and 0 with a Pyro ELBO, whose KL cannot be weighted",
+            got=f"{kl_weight} and {kl_warmup}",
+        )  # fmt: skip
+
+
+def shrink_options(shrink: Shrink | bool, guide: Any, elbo: Any) -> Shrink | None:
+    """The options of `shrink=`, if the network is to shrink."""
+    if not isinstance(shrink, (Shrink, bool)):
+        raise InputError("shrink", expected="True, False or a Shrink", got=repr(shrink))
+    if shrink is False:
+        return None
+    if type(guide) is not AutoMeanField or elbo is not None:
+        got = type(guide).__name__ + ("" if elbo is None else f" and {type(elbo).__name__}")
+        raise UnsupportedModelError("a fit with shrink=", expected="an AutoMeanField, without elbo=", got=got)
+    return Shrink() if shrink is True else shrink
+
+
+def budget_of(kl_weight: float | KLBudget, guide: Any, elbo: Any, options: Shrink | None) -> KLBudget | None:
+    """The budget that drives the KL, if one does."""
+    if not isinstance(kl_weight, KLBudget):
+        return None
+    if type(guide) is not AutoMeanField or elbo is not None:
+        got = type(guide).__name__ + ("" if elbo is None else f" and {type(elbo).__name__}")
+        raise UnsupportedModelError("a fit with a KLBudget", expected="an AutoMeanField, without elbo=", got=got)
+    if options is not None:
+        raise InputError("shrink", expected="False with a KLBudget, whose blocks are of all weights", got="True")
+    return kl_weight
