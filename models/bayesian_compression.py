@@ -43,6 +43,7 @@ class Settings:
     kl_weight: float
     kl_warmup: float
     batch_size: int = 128
+    final_kl_weight: float | None = None
     pretraining: int = 0
     init_scale: float = 0.01
 
@@ -90,6 +91,8 @@ class Options:
     """epochs of variational training; default by network and prior"""
     kl_weight: float | None = None
     """the weight of the KL, which trades bytes for error; default by network and prior"""
+    final_kl_weight: float | None = None
+    """that of the second half of the epochs, in which what is left is fitted closer; default: the same"""
     learning_rate: float | None = None
     """Adam's first learning rate, which falls linearly to zero; default by network and prior"""
     tolerance: float | None = None
@@ -111,7 +114,7 @@ class Problem:
         self.parts = bdl.data.load(name, root=options.data_dir, seed=0)
         given = {
             key: value
-            for key in ("epochs", "kl_weight", "learning_rate")
+            for key in ("epochs", "kl_weight", "final_kl_weight", "learning_rate")
             if (value := getattr(options, key)) is not None
         }
         self.settings = replace(SETTINGS[options.net, options.prior], **given)
@@ -145,10 +148,11 @@ def pretrain(net: nn.Module, x: Tensor, y: Tensor, settings: Settings, *, seed: 
 def fit(problem: Problem, recorder: Recorder) -> bdl.Fit:
     """The variational fit."""
     options, settings = problem.options, problem.settings
+    final = settings.kl_weight if settings.final_kl_weight is None else settings.final_kl_weight
     return bdl.fit_svi(
         problem.model, problem.guide, (problem.x, problem.y), epochs=settings.epochs, batch_size=settings.batch_size,
         optimizer=lambda p: torch.optim.Adam(p, lr=settings.learning_rate, fused=True), schedule=falling,
-        kl_weight=settings.kl_weight, kl_warmup=min(settings.kl_warmup, settings.epochs / 2),
+        kl_weight=lambda t: settings.kl_weight if t < 0.5 else final, kl_warmup=min(settings.kl_warmup, settings.epochs / 2),
         progress=options.progress, seed=options.seed, callbacks=[recorder],
         shrink=options.shrink,
     )  # fmt: skip

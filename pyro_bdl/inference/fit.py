@@ -20,7 +20,7 @@ from pyro_bdl.inference.checkpoint import Checkpoint
 from pyro_bdl.inference.elbo import MeanFieldELBO
 from pyro_bdl.inference.loop import Loop, readable
 from pyro_bdl.inference.observations import check_finite
-from pyro_bdl.inference.options import budget_of, check, shrink_options
+from pyro_bdl.inference.options import KLWeight, budget_of, check, shrink_options, weight_of
 from pyro_bdl.inference.shrinking import Shrink, Shrinking
 from pyro_bdl.inference.steps import FlatStep, GuideStep, Step
 from pyro_bdl.minibatches import Batch, Data, Minibatches
@@ -72,7 +72,7 @@ def fit_svi(
     batch_size: int | None = None,
     optimizer: Optimizer | None = None,
     schedule: Callable[[float], float] | None = None,
-    kl_weight: float | KLBudget = 1.0,
+    kl_weight: KLWeight = 1.0,
     kl_warmup: float = 0.0,
     estimator: EstimatorName = "local",
     elbo: Any = None,
@@ -105,9 +105,11 @@ def fit_svi(
         schedule: the factor of the learning rate as a function of the fraction of steps done; `lambda t: 1 - t` falls
             linearly to zero. Default: constant.
         kl_weight: beta at the end. Default 1, the bound itself; less gives a "cold" posterior, which fits the data
-            closer than Bayes' rule asks for (Wenzel et al. 2020), 0 a fit by maximum likelihood. A `KLBudget` drives
-            it until the KL has so many bits, in all or block by block: only for `AutoMeanField`, without `kl_warmup`
-            and `shrink`; the callbacks are told the mean of its multipliers.
+            closer than Bayes' rule asks for (Wenzel et al. 2020), 0 a fit by maximum likelihood. Or a function of the
+            fraction of steps done: `lambda t: 1.0 if t < 0.5 else 0.2` finds what can be switched off first and fits
+            what is left closer. Or a `KLBudget`, which drives it until the KL has so many bits, in all or block by
+            block: only for `AutoMeanField`, without `kl_warmup` and `shrink`; the callbacks are told the mean of its
+            multipliers.
         kl_warmup: epochs over which beta rises linearly from 0 to `kl_weight`. Default 0.
         estimator: "local" reparameterisation, "flipout" or "plain" draws. Default "local", the least variance.
         elbo: a Pyro ELBO instead of `MeanFieldELBO`, for guides that are no mean field; needs
@@ -195,7 +197,7 @@ def fit_svi(
                 fit.losses, fit.kls, fit.seconds = saved.restore()
             loop = Loop(
                 step if small is None else small.step, torch_optimizer, batches, first, epochs=epochs,
-                kl_weight=1.0 if isinstance(kl_weight, KLBudget) else kl_weight, kl_warmup=kl_warmup,
+                kl_weight=weight_of(kl_weight), kl_warmup=kl_warmup,
                 schedule=schedule, progress=progress, done=len(fit.losses),
                 undo=undo, shrinking=small,
             )  # fmt: skip

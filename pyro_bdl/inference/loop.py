@@ -25,7 +25,8 @@ class Loop:
         optimizer: of these parameters.
         batches: the data.
         first: the batch with which the step was made; the others must be of its kind.
-        epochs, kl_weight, kl_warmup, schedule, progress: as in `fit_svi`.
+        epochs, kl_warmup, schedule, progress: as in `fit_svi`.
+        kl_weight: a function of the fraction of steps done.
         done: how many epochs a checkpoint has already.
         undo: makes the parameters what they were before the fit (and before a checkpoint was read).
         shrinking: of a fit whose network shrinks.
@@ -39,7 +40,7 @@ class Loop:
         first: Batch,
         *,
         epochs: int,
-        kl_weight: float,
+        kl_weight: Callable[[float], float],
         kl_warmup: float,
         schedule: Callable[[float], float] | None,
         progress: bool,
@@ -84,7 +85,7 @@ class Loop:
             for batch in self.batches:
                 fraction = epoch + (count / per_epoch if per_epoch else 0.0)
                 warmed = min(1.0, fraction / self.kl_warmup) if self.kl_warmup else 1.0
-                weight = self.kl_weight * warmed
+                weight = warmed * self.kl_weight(fraction / self.epochs)
                 if self.schedule is not None:
                     factor = self.schedule(fraction / self.epochs)
                     for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):

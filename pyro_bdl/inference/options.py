@@ -1,5 +1,6 @@
 """What `fit_svi` refuses before it does anything."""
 
+from collections.abc import Callable
 from typing import Any
 
 from pyro.infer import RenyiELBO
@@ -10,24 +11,21 @@ from pyro_bdl.guides import AutoMeanField
 from pyro_bdl.inference.elbo import MeanFieldELBO
 from pyro_bdl.inference.shrinking import Shrink
 
+KLWeight = float | Callable[[float], float] | KLBudget
 
-def check(
-    epochs: int, num_particles: int, kl_weight: float | KLBudget, kl_warmup: float, estimator: str, elbo: Any
-) -> None:
+
+def check(epochs: int, num_particles: int, kl_weight: KLWeight, kl_warmup: float, estimator: str, elbo: Any) -> None:
     """Numbers out of range, and options that do not go together."""
     for name, count in (("epochs", epochs), ("num_particles", num_particles)):
         if not isinstance(count, int) or isinstance(count, bool):
             raise InputError(name, expected="an integer", got=repr(count))
         if count < 1:
             raise InputError(name, expected="at least 1", got=str(count))
-    if isinstance(kl_weight, KLBudget):
-        if kl_warmup:
-            remedy = "Give the budget a small start"
-            raise InputError("kl_warmup", expected="0 with a KLBudget", got=repr(kl_warmup), remedy=remedy)
-        kl_weight = 1.0
-    for name, number in (("kl_weight", kl_weight), ("kl_warmup", kl_warmup)):
-        if not isinstance(number, (int, float)) or not 0.0 <= number < float("inf"):
-            raise InputError(name, expected="a number, 0 or more", got=repr(number))
+    if isinstance(kl_weight, KLBudget) and kl_warmup:
+        remedy = "Give the budget a small start"
+        raise InputError("kl_warmup", expected="0 with a KLBudget", got=repr(kl_warmup), remedy=remedy)
+    for name, number in (("kl_weight", weight_of(kl_weight)(0.0)), ("kl_warmup", kl_warmup)):
+        _not_negative(name, number)
     if estimator not in ("local", "flipout", "plain"):
         raise InputError("estimator", expected='"local", "flipout" or "plain"', got=repr(estimator))
     if isinstance(elbo, RenyiELBO) and estimator != "plain":
@@ -42,6 +40,21 @@ def check(
         )  # fmt: skip
 
 
+def weight_of(kl_weight: KLWeight) -> Callable[[float], float]:
+    """The weight of the KL by the fraction of steps done; 1 where a budget multiplies it."""
+    if isinstance(kl_weight, KLBudget):
+        return lambda _: 1.0
+    if not callable(kl_weight):
+        return lambda _: kl_weight
+    return lambda fraction: _not_negative(f"kl_weight({fraction:.3g})", kl_weight(fraction))
+
+
+def _not_negative(name: str, number: Any) -> float:
+    if not isinstance(number, (int, float)) or not 0.0 <= number < float("inf"):
+        raise InputError(name, expected="a number, 0 or more", got=repr(number))
+    return number
+
+
 def shrink_options(shrink: Shrink | bool, guide: Any, elbo: Any) -> Shrink | None:
     """The options of `shrink=`, if the network is to shrink."""
     if not isinstance(shrink, (Shrink, bool)):
@@ -54,7 +67,7 @@ def shrink_options(shrink: Shrink | bool, guide: Any, elbo: Any) -> Shrink | Non
     return Shrink() if shrink is True else shrink
 
 
-def budget_of(kl_weight: float | KLBudget, guide: Any, elbo: Any, options: Shrink | None) -> KLBudget | None:
+def budget_of(kl_weight: KLWeight, guide: Any, elbo: Any, options: Shrink | None) -> KLBudget | None:
     """The budget that drives the KL, if one does."""
     if not isinstance(kl_weight, KLBudget):
         return None

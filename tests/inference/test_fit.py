@@ -88,6 +88,14 @@ def test_kl_warmup() -> None:
     assert [t.loss for t in told] == result.losses
 
 
+def test_a_kl_weight_by_the_fraction_of_steps_done() -> None:
+    told: list[Any] = []
+    fit(epochs=4, batch_size=100, kl_weight=lambda t: 1.0 if t < 0.5 else 0.25, kl_warmup=2.0, callbacks=[told.append])
+    assert [t.kl_weight for t in told] == [0.0, 0.5, 0.25, 0.25]
+    with pytest.raises(InputError, match=r"kl_weight\(0.5\)"):
+        fit(epochs=2, batch_size=100, kl_weight=lambda t: 1.0 - 4 * t)
+
+
 def test_schedule_multiplies_the_learning_rate() -> None:
     rates: list[float] = []
 
@@ -182,6 +190,7 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "particles": ({"num_particles": 0}, "num_particles: expected at least 1"),
     "particles twice": ({"num_particles": 2, "elbo": bdl.MeanFieldELBO(3)}, "num_particles: expected 1 with an ELBO"),
     "KL weight": ({"kl_weight": -1.0}, "kl_weight: expected"),
+    "KL weight function": ({"kl_weight": lambda _: float("nan")}, r"kl_weight\(0\): expected"),
     "KL weight NaN": ({"kl_weight": float("nan")}, "kl_weight: expected"),
     "warm-up": ({"kl_warmup": -1.0}, "kl_warmup: expected"),
     "warm-up of Pyro's": (
