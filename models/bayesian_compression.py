@@ -153,8 +153,8 @@ def fit(problem: Problem, recorder: Recorder) -> bdl.Fit:
         problem.model, problem.guide, (problem.x, problem.y), epochs=settings.epochs, batch_size=settings.batch_size,
         optimizer=lambda p: torch.optim.Adam(p, lr=settings.learning_rate, fused=True), schedule=falling,
         kl_weight=lambda t: settings.kl_weight if t < 0.5 else final,
-        kl_warmup=min(settings.kl_warmup, settings.epochs / 2), progress=options.progress, seed=options.seed, callbacks=[recorder],
-        shrink=options.shrink,
+        kl_warmup=min(settings.kl_warmup, settings.epochs / 2),
+        progress=options.progress, seed=options.seed, callbacks=[recorder], shrink=options.shrink,
     )  # fmt: skip
 
 
