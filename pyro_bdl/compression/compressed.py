@@ -13,14 +13,13 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from pyro_bdl.compression import codec
-from pyro_bdl.compression.codec import Quantised
+from pyro_bdl.compression.codec import QUANTISED, SHARED, Parameter
 from pyro_bdl.compression.coding.container import fingerprint, pack, read_container, write_container
 from pyro_bdl.compression.example_inputs import ExampleInputs
 from pyro_bdl.compression.precision import FixedPoint
 from pyro_bdl.compression.units.finding import Units
 from pyro_bdl.errors import InputError
 
-QUANTISED = 1
 FLOAT_BITS = 32
 
 
@@ -92,7 +91,7 @@ class CompressedNetwork:
         module: a plain dense `torch.nn.Module`, smaller, in evaluation mode; what the file gives back.
         kept: masks of the units that are left, by group.
         units: the groups.
-        parameters: the module's parameters as integers.
+        parameters: the module's parameters as integers, on a grid or with a codebook.
         widths: the fixed-point format of each parameter at the precision of the posterior.
         errors, errors_one_bit_below: validation errors, see `Report`.
         architecture: four bytes that tell the original network.
@@ -103,7 +102,7 @@ class CompressedNetwork:
     module: nn.Module
     kept: Mapping[str, Tensor]
     units: Units
-    parameters: Mapping[str, Quantised]
+    parameters: Mapping[str, Parameter]
     widths: Mapping[str, FixedPoint]
     errors: Mapping[str, float]
     errors_one_bit_below: Mapping[str, float]
@@ -118,7 +117,7 @@ class CompressedNetwork:
 
     def to_bytes(self) -> bytes:
         """The content of the file."""
-        return pack([self._stream[0]], kind=QUANTISED, architecture=self.architecture)
+        return pack([self._stream[0]], kind=self._kind, architecture=self.architecture)
 
     def save(self, path: str | os.PathLike[str]) -> int:
         """Write the file, all of it or nothing; its length in bytes.
@@ -126,12 +125,12 @@ class CompressedNetwork:
         Raises:
             OSError: no room, no permission; an old file is as it was.
         """
-        return write_container(path, [self._stream[0]], kind=QUANTISED, architecture=self.architecture)
+        return write_container(path, [self._stream[0]], kind=self._kind, architecture=self.architecture)
 
     def report(self) -> Report:
         """What it costs: a table for `rich` and `print`, and `as_dict()`."""
         stream, parts = self._stream
-        size = len(pack([stream], kind=QUANTISED, architecture=self.architecture))
+        size = len(pack([stream], kind=self._kind, architecture=self.architecture))
         dense = sum(p.numel() for p in self.module.parameters())
         nonzero = sum(int((q.levels != 0).sum()) for q in self.parameters.values())
         at_width = sum(self.widths[name].bits * p.numel() for name, p in self.module.named_parameters())
@@ -151,6 +150,10 @@ class CompressedNetwork:
             errors=dict(self.errors),
             errors_one_bit_below=dict(self.errors_one_bit_below),
         )
+
+    @property
+    def _kind(self) -> int:
+        return codec.kind_of(self.parameters)
 
     @cached_property
     def _stream(self) -> tuple[bytes, dict[str, int]]:
@@ -176,8 +179,8 @@ def load_compressed(path: str | os.PathLike[str], net: nn.Module) -> nn.Module:
         OSError: it cannot be opened.
     """
     require_network(net)
-    container = read_container(path, kind=QUANTISED, architecture=architecture_of(net))
-    return codec.decode(container.sections[0], net)
+    container = read_container(path, kind=(QUANTISED, SHARED), architecture=architecture_of(net))
+    return codec.decode(container.sections[0], net, kind=container.kind)
 
 
 def architecture_of(net: nn.Module) -> bytes:
