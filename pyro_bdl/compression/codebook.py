@@ -83,14 +83,10 @@ def clustered(places: Mapping[str, Tensor], values: Tensor) -> dict[str, Cluster
     >>> found.levels, found.book.table
     (tensor([ 0,  1,  1, -1]), tensor([-1.0000,  0.0000,  0.2500]))
     """
-    used = torch.zeros(len(values), dtype=torch.bool, device=values.device)
-    for place in places.values():
-        used[place.reshape(-1).to(values.device)] = True
+    used = _used(places, values)
     rounded = torch.zeros_like(values, dtype=torch.float32)
     rounded[used] = as_stored(values[used])
-    book = of_values(rounded[used])
-    level_of = torch.searchsorted(book.table, rounded) - len(book.below)
-    return {name: Clustered(level_of[place.to(values.device)], book) for name, place in places.items()}
+    return _without_unused(places, rounded)
 
 
 def recluster(parameters: Mapping[str, Clustered]) -> dict[str, Clustered]:
@@ -98,13 +94,21 @@ def recluster(parameters: Mapping[str, Clustered]) -> dict[str, Clustered]:
     book = shared_book(parameters.values())
     if book is None:
         return {}
-    return clustered({name: p.levels + len(book.below) for name, p in parameters.items()}, book.table)
+    return _without_unused({name: p.levels + len(book.below) for name, p in parameters.items()}, book.table.detach())
 
 
-def of_values(values: Tensor) -> Codebook:
-    """The codebook of these values, each once, zero left out."""
-    distinct = values.unique()
-    return Codebook(distinct[distinct < 0], distinct[distinct > 0])
+def _used(places: Mapping[str, Tensor], values: Tensor) -> Tensor:
+    used = torch.zeros(len(values), dtype=torch.bool, device=values.device)
+    for place in places.values():
+        used[place.reshape(-1).to(values.device)] = True
+    return used
+
+
+def _without_unused(places: Mapping[str, Tensor], values: Tensor) -> dict[str, Clustered]:
+    distinct = values[_used(places, values)].unique()
+    book = Codebook(distinct[distinct < 0], distinct[distinct > 0])
+    level_of = torch.searchsorted(book.table, values) - len(book.below)
+    return {name: Clustered(level_of[place.to(values.device)], book) for name, place in places.items()}
 
 
 def as_stored(values: Tensor) -> Tensor:
