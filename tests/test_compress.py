@@ -225,17 +225,17 @@ def test_a_codebook_by_k_means(scales: bool, validation: bool, tmp_path: Any) ->
     if not scales:
         posterior = WeightPosterior(posterior.mean, {n: 0 * v for n, v in posterior.variance.items()})
     options = {"validation": (x, y), "tolerance": 0.02} if validation else {}
-    small = bdl.compress(net, posterior, example_input=x[:1], codebook=16, **options)
+    small = bdl.compress(net, posterior, example_input=x[:1], codebook=64, **options)
     require_reloads(small, net, tmp_path / "n.bdl", x)
     values = shared_values(small)
-    assert 2 <= len(values) <= 17
+    assert 2 <= len(values) <= 65
     report = small.report()
     assert sum(report.bytes_by_part.values()) == report.file_bytes
     assert report.bytes_by_part["codebook"] <= 2 * len(values) + 4
     assert wrong_share(small.module, x, y) <= wrong_share(net, x, y) + (0.02 if validation else 0.1)
     if validation:
         assert report.errors["coded"] <= report.errors["posterior mean"] + 0.02
-        tight = bdl.compress(net, posterior, example_input=x[:1], codebook=16, validation=(x, y), tolerance=0.0)
+        tight = bdl.compress(net, posterior, example_input=x[:1], codebook=64, validation=(x, y), tolerance=0.0)
         assert len(tight.to_bytes()) >= report.file_bytes
 
 
@@ -244,13 +244,13 @@ def test_a_codebook_of_a_mixture(tmp_path: Any) -> None:
     x, y = separable(1000)
     for everything in (True, False):
         net = trained()
-        prior = bdl.priors.SoftWeightSharing(components=6, zero_share=0.5, hyper_weight=0.05)
+        prior = bdl.priors.SoftWeightSharing(components=12, zero_share=0.5, hyper_weight=0.2)
         chosen: Any = prior if everything else bdl.priors.ByName({"*.bias": bdl.priors.Gaussian(), "*": prior})
         model = bdl.Classifier(bdl.BayesianModule(net, chosen, name="net"))
         guide = AutoDelta(model, init_loc_fn=bdl.guides.init_to_network)
         bdl.fit_svi(
-            model, guide, (x, y), epochs=100, batch_size=500, progress=False, estimator="plain", kl_weight=0.05,
-            optimizer=partial(torch.optim.Adam, lr=0.02), seed=0,
+            model, guide, (x, y), epochs=300, batch_size=500, progress=False, estimator="plain", kl_weight=0.2,
+            optimizer=partial(torch.optim.Adam, lr=0.01), seed=0,
         )  # fmt: skip
         before = {name: value.clone() for name, value in prior.state_dict().items()}
         small = bdl.compress(net, guide, example_input=x[:1], codebook=prior, validation=(x, y), tolerance=0.02)
@@ -258,10 +258,10 @@ def test_a_codebook_of_a_mixture(tmp_path: Any) -> None:
         require_reloads(small, net, tmp_path / "n.bdl", x)
         assert small.errors["coded"] <= small.errors["posterior mean"] + 0.02
         weights = [p for name, p in small.module.named_parameters() if everything or name.endswith("weight")]
-        means = prior.components.means.half().float().tolist()
-        values = set(torch.cat([p.detach().flatten() for p in weights]).tolist())
-        assert len(values) <= len(means)
-        assert any(value in means for value in values - {0.0})
+        values = torch.cat([p.detach().flatten() for p in weights]).unique()
+        means = prior.components.means
+        assert 2 <= len(values) <= len(means)
+        assert float((values[:, None] - means).abs().amin(1).max()) < 0.02  # of merged ones that between theirs
         assert everything == all(isinstance(p, Clustered) for p in small.parameters.values())
         with pytest.raises(UnsupportedModelError, match="point values"):
             bdl.compress(net, guide, example_input=x[:1])
