@@ -35,10 +35,11 @@ class SoftWeightSharing(nn.Module):
         + (1 - \pi_0) \sum_{k=1}^K \rho_k N(w_i; \mu_k, \sigma_k^2) \Big]
 
     (Nowlan & Hinton 1992; Ullrich, Meeds & Welling 2017, section 3): weights gather at K values and, most of them, at
-    zero. Afterwards each is replaced by the mean of its component (`quantize`), and a file need hold indices only. pi_0
-    and the zero are fixed; sigma_0, the means, variances and shares rho are parameters, here and in Pyro's store,
-    that `fit_svi` and `SVI` learn with the weights. One mixture serves all weights of a network, biases too, or those
-    of a layer through `ByName`; each mixture wants a prior object of its own.
+    zero. Afterwards each is replaced by the mean of its component (`quantize`), and a file holds these and indices only
+    (`compress` with `codebook=` this prior). pi_0 and the zero are fixed; sigma_0, the means, variances and shares rho
+    are parameters, here and in Pyro's store, that `fit_svi` and `SVI` learn with the weights. One mixture serves all
+    weights of a network, biases too, or those of a layer through `ByName`; each mixture wants a prior object of its
+    own.
 
     Gamma hyper-priors on the precisions :math:`\lambda = 1 / \sigma^2` keep the components from collapsing. They enter
     the model as a `pyro.factor`,
