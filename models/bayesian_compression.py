@@ -74,8 +74,14 @@ SETTINGS: dict[tuple[str, str], Settings] = {
     ("lenet-300-100", "soft-weight-sharing"): SHARING,
     ("lenet-5-caffe", "soft-weight-sharing"): SHARING,
 }
-POINT = Settings(epochs=40, learning_rate=5e-4, kl_weight=0.005, kl_warmup=0, batch_size=256, pretraining=30)
-"""Ullrich et al.'s for point weights, but for the pretraining and the learning rate's fall."""
+ULLRICH = Settings(epochs=40, learning_rate=5e-4, kl_weight=0.005, kl_warmup=0, batch_size=256, pretraining=30)
+"""Their settings for point weights, but for the pretraining and the learning rate's fall."""
+POINT: dict[str, Settings] = {
+    "digits": replace(ULLRICH, epochs=300, learning_rate=3e-3, kl_weight=0.02, batch_size=64, pretraining=60),
+    "lenet-300-100": ULLRICH,
+    "lenet-5-caffe": ULLRICH,
+}
+MIXTURE = "mixture."
 
 
 @dataclass
@@ -126,7 +132,7 @@ class Problem:
         }
         if options.guide == "point" and options.prior != "soft-weight-sharing":
             raise InputError("--guide point", expected="soft weight sharing, whose clusters code it", got=options.prior)
-        recipe = POINT if options.guide == "point" else SETTINGS[options.net, options.prior]
+        recipe = POINT[options.net] if options.guide == "point" else SETTINGS[options.net, options.prior]
         self.settings = replace(recipe, **given)
         self.x, self.y = self.parts.x_train, self.parts.y_train
         with torch.random.fork_rng():
@@ -147,15 +153,15 @@ class Problem:
 
     def state(self) -> dict[str, Tensor]:
         """Posterior and mixture."""
-        parts = {"guide": self.guide, "prior": self.mixture} if self.mixture else {"guide": self.guide}
-        return {f"{part}.{name}": v for part, module in parts.items() for name, v in module.state_dict().items()}
+        mixture = {} if self.mixture is None else self.mixture.state_dict()
+        return {**self.guide.state_dict(), **{MIXTURE + name: value for name, value in mixture.items()}}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """What `state` gave."""
-        for part, module in (("guide", self.guide), ("prior", self.mixture)):
-            if module is not None:
-                own = {name.removeprefix(f"{part}."): v for name, v in state.items() if name.startswith(f"{part}.")}
-                module.load_state_dict(own)
+        self.guide.load_state_dict({name: v for name, v in state.items() if not name.startswith(MIXTURE)})
+        if self.mixture is not None:
+            own = {name.removeprefix(MIXTURE): v for name, v in state.items() if name.startswith(MIXTURE)}
+            self.mixture.load_state_dict(own)
 
     @property
     def mixture(self) -> bdl.priors.SoftWeightSharing | None:
