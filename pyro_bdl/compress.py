@@ -4,6 +4,7 @@ import copy
 import math
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,18 +16,20 @@ from pyro_bdl.compression.choosing import (
     entropy,
     values_of,
 )
-from pyro_bdl.compression.codec import Quantised, floating_buffers
+from pyro_bdl.compression.codebook import Clustered, recluster
+from pyro_bdl.compression.codec import Parameter, floating_buffers
 from pyro_bdl.compression.compressed import CompressedNetwork, architecture_of, count, require_network
 from pyro_bdl.compression.example_inputs import ExampleInputs, require_affordable
 from pyro_bdl.compression.posterior import WeightPosterior
 from pyro_bdl.compression.precision import fixed_point, small_float
 from pyro_bdl.compression.pruning import keep_below, unit_log_alpha
+from pyro_bdl.compression.sharing import choose_shared, sharing_of
 from pyro_bdl.compression.thresholds import choose_thresholds
 from pyro_bdl.compression.units.cutting import zero
 from pyro_bdl.compression.units.dead_units import without_dead_units
 from pyro_bdl.compression.units.finding import Units, find_units
 from pyro_bdl.compression.units.probing import positional
-from pyro_bdl.compression.units.shrinking import shrink
+from pyro_bdl.compression.units.shrinking import shrink, shrink_tensors
 from pyro_bdl.compression.validation import Error, Validation, error_function, standard_error
 from pyro_bdl.compression.widths import (
     NOISE,
@@ -39,7 +42,8 @@ from pyro_bdl.compression.widths import (
     unit_widths,
 )
 from pyro_bdl.errors import InputError, UnsupportedModelError
-from pyro_bdl.weight_moments import weight_posterior
+from pyro_bdl.priors.mixture import SoftWeightSharing
+from pyro_bdl.weight_moments import weight_moments, weight_posterior
 
 UNIT_SHARES = (0.0, 0.5)  # of the tolerance that units may use up; the rest is for quantisation
 WIDTHS_TOLERANCE = 0.001  # of the error at the bit widths: 0.1 points more than that of 32 bits
@@ -55,13 +59,15 @@ def compress(
     unit_thresholds: float | Mapping[str, float] | None = None,
     spread: float | None = None,
     trade: float | None = None,
+    codebook: int | SoftWeightSharing | None = None,
 ) -> CompressedNetwork:
     r"""Prune, quantise and shrink a network by the posterior of its weights.
 
     1. Units whose log alpha (`unit_log_alpha`; Louizos, Ullrich & Welling 2017, section 4.1) is above a threshold are
        cut out.
     2. The other weights become integers: those that minimise posterior deviation plus code length (`quantise`), on
-       grids whose step the posterior's spread tells (`fixed_point`). What is noise becomes 0.
+       grids whose step the posterior's spread tells (`fixed_point`). What is noise becomes 0. With a `codebook` they
+       become places in a list of shared values instead, which the file holds (`pyro_bdl.compression.sharing`).
     3. Units that then have no effect are cut out, too, and what is left is a smaller dense module.
     4. For fast prediction without an entropy coder, each parameter of this module gets a bit width (`choose_widths`).
 
@@ -80,11 +86,20 @@ def compress(
         tolerance: how much more validation error is allowed. Default: one standard error of it (a function has none).
         unit_thresholds: on log alpha, one for all groups or by name. Default: chosen; 3 without validation data.
         spread: rounding noise in posterior deviations, see `fixed_point`. Default: chosen; without, 1 (0.5 for widths).
-        trade: lambda of `quantise`. Default: chosen; 0.2 without (1 is often too much, see `choose_integers`).
+        trade: lambda of `quantise`. Default: chosen; 0.2 without (1 is often too much, see `choose_integers`; but for a
+            mixture's components, where 1 stands for the most probable).
+        codebook: the values that weights share, zero always one of them. A number: k-means of the posterior means with
+            their precisions as weights, so many clusters or, on validation data, fewer. The `SoftWeightSharing` prior
+            of the fit: each weight takes the mean of its most probable component, after those that hardly differ are
+            merged (on validation data: those nearer than a chosen threshold). The parameters that this mixture is not
+            for, or that are not random beside others that are, become integers. Where a codebook is given the guide may
+            be one of point values, as `AutoDelta` for soft weight sharing (Ullrich et al. 2017): which value a weight
+            takes can be told without scales; which unit is noise cannot, and only dead ones are cut out. Default:
+            integers.
 
     Raises:
         InputError: inputs, validation data or a posterior that do not fit the network, a tolerance below zero.
-        UnsupportedModelError: a posterior without scales, see `weight_posterior`.
+        UnsupportedModelError: a posterior without scales and no codebook, see `weight_posterior`.
         NumericalError: outputs on validation data, or an error, that are no numbers.
 
     Warns:
@@ -104,6 +119,18 @@ def compress(
     >>> small = bdl.compress(net, guide, example_input=x[:1])
     >>> small.report().architecture.split("-")[0], small.report().file_bytes < 60
     ('1', True)
+
+    Soft weight sharing of point weights, whose file holds the few values and where each stands:
+
+    >>> from pyro.infer.autoguide import AutoDelta
+    >>> prior = bdl.priors.SoftWeightSharing(components=4, zero_share=0.5, hyper_weight=0.1)
+    >>> model = bdl.Classifier(bdl.BayesianModule(net, prior))
+    >>> guide = AutoDelta(model, init_loc_fn=bdl.guides.init_to_network)
+    >>> _ = bdl.fit_svi(model, guide, (x, y), epochs=300, batch_size=200, optimizer=adam, progress=False, seed=0,
+    ...                 kl_weight=0.1, estimator="plain")
+    >>> small = bdl.compress(net, guide, example_input=x[:1], codebook=prior)
+    >>> len(torch.cat([p.flatten() for p in small.module.parameters()]).unique()) <= 5
+    True
     """
     net = net.net if isinstance(net, BayesianModule) else net
     require_network(net)
@@ -113,7 +140,8 @@ def compress(
     if evaluate is not None and tolerance is None and points is None:
         raise InputError("tolerance", expected="a number, with a function for validation", got="None")
     example = _as_arguments(net, example_input)
-    posterior = _posterior(net, guide, example)
+    posterior = _posterior(net, guide, example, scales=codebook is None)
+    sharing = None if codebook is None else sharing_of(codebook, posterior)
     mean = _with_values(net, posterior.mean)
     inputs, units = _units(mean, example)
     unpruned = math.nan if evaluate is None else evaluate(mean)
@@ -121,11 +149,15 @@ def compress(
         tolerance = standard_error(unpruned, points)
     limit = math.nan if tolerance is None else unpruned + tolerance
 
-    best: tuple[bool, float, Mapping[str, Tensor], dict[str, Quantised]] | None = None
+    best: tuple[bool, float, Mapping[str, Tensor], dict[str, Parameter]] | None = None
     for unit_masks in _unit_masks(mean, posterior, units, unit_thresholds, evaluate, tolerance):
         pruned, gone = _pruned(mean, units, units.complete(unit_masks))
         error_of = None if evaluate is None else _error_with_values(pruned, evaluate)
-        found = choose_integers(posterior, gone, evaluate=error_of, limit=limit, spread=spread, trade=trade)
+        found: dict[str, Parameter] = (
+            {**choose_integers(posterior, gone, evaluate=error_of, limit=limit, spread=spread, trade=trade)}
+            if sharing is None
+            else choose_shared(sharing, posterior, gone, evaluate=error_of, limit=limit, spread=spread, trade=trade)
+        )
         bad = error_of is not None and error_of(values_of(found, posterior.mean)) > limit
         bits = sum(entropy(q.levels) for q in found.values())
         if best is None or (bad, bits) < best[:2]:
@@ -166,11 +198,9 @@ def compress(
                 UserWarning,
                 stacklevel=2,
             )
-    parameters = {
-        name: Quantised((p.detach().double() / 2.0**exponent).round().long(), exponent)
-        for name, p in small.named_parameters()
-        for exponent in (integers[name].exponent,)
-    }
+    levels = shrink_tensors({name: q.levels for name, q in integers.items()}, kept, units=units)
+    parameters = {name: replace(integers[name], levels=levels[name]) for name, _ in small.named_parameters()}
+    parameters |= recluster({name: p for name, p in parameters.items() if isinstance(p, Clustered)})
     return CompressedNetwork(
         variants=variants, kept=kept, units=units, parameters=parameters, widths=widths, errors=errors,
         errors_one_bit_below=below, architecture=architecture_of(net), weights=count(net), inputs=inputs,
@@ -184,14 +214,14 @@ def _as_arguments(net: nn.Module, example_input: Any) -> tuple[Tensor, ...]:
     return tuple(x.to(own) if x.is_floating_point() else x.to(own.device) for x in positional(example_input))
 
 
-def _posterior(net: nn.Module, guide: Any, example: tuple[Tensor, ...]) -> WeightPosterior:
+def _posterior(net: nn.Module, guide: Any, example: tuple[Tensor, ...], *, scales: bool) -> WeightPosterior:
     if isinstance(guide, WeightPosterior):
-        _check_posterior(net, guide)
+        _check_posterior(net, guide, scales=scales)
         return WeightPosterior(
             {n: m.detach() for n, m in guide.mean.items()}, {n: v.detach() for n, v in guide.variance.items()}
         )
     try:
-        return weight_posterior(net, guide, *example)
+        return (weight_posterior if scales else weight_moments)(net, guide, *example)
     except TypeError as error:  # arguments that the model wants besides, or all sorts of things within it
         raise InputError(
             "the guide's model", expected="one that can be called with the example input alone", got=str(error),
@@ -199,7 +229,7 @@ def _posterior(net: nn.Module, guide: Any, example: tuple[Tensor, ...]) -> Weigh
         ) from error  # fmt: skip
 
 
-def _check_posterior(net: nn.Module, posterior: WeightPosterior) -> None:
+def _check_posterior(net: nn.Module, posterior: WeightPosterior, *, scales: bool) -> None:
     shapes = {name: tuple(p.shape) for name, p in net.named_parameters()}
     found = {name: tuple(mean.shape) for name, mean in posterior.mean.items()}
     if shapes != found:
@@ -208,7 +238,7 @@ def _check_posterior(net: nn.Module, posterior: WeightPosterior) -> None:
             "the posterior", expected=f"moments of {[(n, shapes.get(n)) for n in wrong]}",
             got=f"{[(n, found.get(n)) for n in wrong]}",
         )  # fmt: skip
-    if not any(bool(variance.any()) for variance in posterior.variance.values()):
+    if scales and not any(bool(variance.any()) for variance in posterior.variance.values()):
         raise UnsupportedModelError("the posterior", expected="scales", got="no variance but zero")
 
 
@@ -270,6 +300,8 @@ def _unit_masks(
         yield keep_below(scores, NOISE if given is None else given, units=units)
         return
     yield {}
+    if not any(bool(variance.any()) for variance in posterior.variance.values()):
+        return  # nothing tells which unit is noise
     for share in UNIT_SHARES if scores else ():
         allowed = share * (tolerance or 0.0)
         yield choose_thresholds(

@@ -59,6 +59,26 @@ def weight_posterior(net: nn.Module, guide: Any, *args: Any, **kwargs: Any) -> W
     >>> weight_posterior(net, guide, torch.zeros(1, 2)).variance["bias"]
     tensor([0.0100])
     """
+    found = weight_moments(net, guide, *args, **kwargs)
+    if not any(bool(variance.any()) for variance in found.variance.values()):
+        raise UnsupportedModelError(
+            "the guide", expected="a posterior of weights with scales", got="point values",
+            remedy="Fit guides.AutoMeanField; a point estimate says nothing about what can be left out",
+        )  # fmt: skip
+    return found
+
+
+def weight_moments(net: nn.Module, guide: Any, *args: Any, **kwargs: Any) -> WeightPosterior:
+    """`weight_posterior` that takes point values, too, as Pyro's `AutoDelta` fits them: all variances are then 0.
+
+    >>> from pyro.infer.autoguide import AutoDelta
+    >>> import pyro_bdl as bdl
+    >>> net = nn.Linear(2, 1)
+    >>> guide = AutoDelta(bdl.BayesianModule(net), init_loc_fn=bdl.guides.init_to_network)
+    >>> _ = guide(torch.zeros(1, 2))
+    >>> weight_moments(net, guide, torch.zeros(1, 2)).variance["bias"]
+    tensor([0.])
+    """
     net = net.net if isinstance(net, BayesianModule) else net
     estimator = _estimator(guide)
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
@@ -67,11 +87,6 @@ def weight_posterior(net: nn.Module, guide: Any, *args: Any, **kwargs: Any) -> W
         again = _of_one_pass(net, estimator, args, kwargs)
         if any(not torch.equal(*pair) for name in found for pair in zip(found[name], again[name], strict=True)):
             found = _of_many_passes(lambda: _of_one_pass(net, estimator, args, kwargs))
-    if not any(bool(variance.any()) for _, variance in found.values()):
-        raise UnsupportedModelError(
-            "the guide", expected="a posterior of weights with scales", got="point values",
-            remedy="Fit guides.AutoMeanField; a point estimate says nothing about what can be left out",
-        )  # fmt: skip
     return WeightPosterior({n: mean for n, (mean, _) in found.items()}, {n: v for n, (_, v) in found.items()})
 
 

@@ -27,9 +27,10 @@ from models.competitors.group_lasso import GroupLasso, group_lasso, group_norms
 from models.competitors.network_surgery import NetworkSurgery, network_surgery
 from models.competitors.outcome import Outcome, strongest
 from models.competitors.rows import Row
-from models.competitors.stored import SHARED, Codebook, StoredNetwork, decode, load, store
+from models.competitors.stored import SHARED, StoredNetwork, decode, load, store
 from models.competitors.training import Training, error, fit_dense, standard_error, train
 from models.networks import fully_connected
+from pyro_bdl.compression.codebook import Clustered, Codebook
 from pyro_bdl.compression.coding.container import OtherArchitectureError, pack
 from pyro_bdl.compression.compressed import architecture_of
 from pyro_bdl.compression.units.finding import find_units
@@ -196,9 +197,9 @@ def test_centroids_get_the_sum_of_their_weights_gradients() -> None:
     x, y = easy()
     net = network().double()
     name = "fc1.weight"
-    book = dc.cluster(net.get_parameter(name), 4)
-    book = Codebook(book.codes, book.below.double().requires_grad_(), book.above.double().requires_grad_())
-    values = {name: book.value(torch.zeros(1, dtype=torch.float64))}
+    found = dc.cluster(net.get_parameter(name), 4)
+    book = Codebook(found.book.below.double().requires_grad_(), found.book.above.double().requires_grad_())
+    values = {name: Clustered(found.levels, book).value(torch.zeros(1, dtype=torch.float64))}
     F.cross_entropy(torch.func.functional_call(net, values, (x.double(),)), y).backward()
     with torch.no_grad():
         net.get_parameter(name).copy_(values[name])
@@ -206,19 +207,19 @@ def test_centroids_get_the_sum_of_their_weights_gradients() -> None:
     F.cross_entropy(net(x.double()), y).backward()
     full = net.get_parameter(name).grad
     for k in range(1, len(book.above) + 1):
-        torch.testing.assert_close(book.above.grad[k - 1], full[book.codes == k].sum())
+        torch.testing.assert_close(book.above.grad[k - 1], full[found.levels == k].sum())
     for k in range(1, len(book.below) + 1):
-        torch.testing.assert_close(book.below.grad[-k], full[book.codes == -k].sum())
+        torch.testing.assert_close(book.below.grad[-k], full[found.levels == -k].sum())
 
 
 def test_training_centroids_moves_them_and_nothing_else() -> None:
     net = network()
     books = {"fc1.weight": dc.cluster(net.fc1.weight, 4)}
-    before = books["fc1.weight"].above.clone()
+    before = books["fc1.weight"].book.above.clone()
     state = copy.deepcopy(net.state_dict())
     dc.train_centroids(net, books, easy(), QUICK, progress=False)
-    assert not torch.equal(books["fc1.weight"].above, before)
-    assert not books["fc1.weight"].above.requires_grad
+    assert not torch.equal(books["fc1.weight"].book.above, before)
+    assert not books["fc1.weight"].book.above.requires_grad
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
     assert all(p.grad is None for p in net.parameters())
 
@@ -374,11 +375,9 @@ def test_a_codebook_is_smaller_than_floats_and_unused_centroids_go() -> None:
     net, found = codebook_network()
     floats = store(net, with_shared_values(net), torch.zeros(1, 6))
     assert len(found.to_bytes()) < 0.6 * len(floats.to_bytes())
-    for book in found.codebooks.values():
-        assert set(book.codes[book.codes != 0].unique().tolist()) <= {
-            *range(-len(book.below), 0), *range(1, len(book.above) + 1)
-        }  # fmt: skip
-        assert len(book.codes[book.codes != 0].unique()) == len(book.below) + len(book.above)
+    for shared in found.codebooks.values():
+        used = shared.levels[shared.levels != 0].unique().tolist()
+        assert used == [*range(-len(shared.book.below), 0), *range(1, len(shared.book.above) + 1)]
 
 
 def with_shared_values(net: nn.Module) -> nn.Module:
@@ -417,7 +416,7 @@ def test_clusters_are_near_their_weights(values: list[float], size: int, dtype: 
     found = book.value(weights)
     assert bool(torch.isfinite(found).all())
     assert bool((found[weights == 0] == 0).all())
-    assert 1 <= len(book.below) + len(book.above) <= size
+    assert 1 <= len(book.book) <= size
     spread = float(weights.max().double() - weights.min().double())
     assert float((found.double() - weights.double()).abs().max()) <= spread * (1 + 1e-6)
 

@@ -13,10 +13,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoDelta
 from rich.console import Console
 from torch import Tensor, nn
 
 import pyro_bdl as bdl
+from pyro_bdl.compression.codebook import Clustered
 from pyro_bdl.compression.compressed import CompressedNetwork, load_compressed
 from pyro_bdl.compression.posterior import WeightPosterior
 from pyro_bdl.errors import InputError, NumericalError, UnsupportedModelError
@@ -219,6 +221,60 @@ def test_a_posterior_that_is_sure_beyond_what_a_file_takes(tmp_path: Any) -> Non
         assert float((small.module(x) - net(x)).detach().abs().max()) < 0.05
 
 
+def shared_values(small: CompressedNetwork) -> set[float]:
+    return set(torch.cat([p.detach().flatten() for p in small.module.parameters()]).tolist())
+
+
+@pytest.mark.parametrize("scales", [True, False], ids=["posterior", "points"])
+@pytest.mark.parametrize("validation", [True, False])
+def test_a_codebook_by_k_means(scales: bool, validation: bool, tmp_path: Any) -> None:
+    net, (x, y) = trained(), separable(1000)
+    posterior = sure(net)
+    if not scales:
+        posterior = WeightPosterior(posterior.mean, {n: 0 * v for n, v in posterior.variance.items()})
+    options = {"validation": (x, y), "tolerance": 0.02} if validation else {}
+    small = bdl.compress(net, posterior, example_input=x[:1], codebook=64, **options)
+    require_reloads(small, net, tmp_path / "n.bdl", x)
+    values = shared_values(small)
+    assert 2 <= len(values) <= 65
+    report = small.report()
+    assert sum(report.bytes_by_part.values()) == report.file_bytes
+    assert report.bytes_by_part["codebook"] <= 2 * len(values) + 4
+    assert wrong_share(small.module, x, y) <= wrong_share(net, x, y) + (0.02 if validation else 0.1)
+    if validation:
+        assert report.errors["coded"] <= report.errors["posterior mean"] + 0.02
+        tight = bdl.compress(net, posterior, example_input=x[:1], codebook=64, validation=(x, y), tolerance=0.0)
+        assert len(tight.to_bytes()) >= report.file_bytes
+
+
+def test_a_codebook_of_a_mixture(tmp_path: Any) -> None:
+    """Soft weight sharing of point weights from fit to file, and of a part of a network beside another prior."""
+    x, y = separable(1000)
+    for everything in (True, False):
+        net = trained()
+        prior = bdl.priors.SoftWeightSharing(components=12, zero_share=0.5, hyper_weight=0.2)
+        chosen: Any = prior if everything else bdl.priors.ByName({"*.bias": bdl.priors.Gaussian(), "*": prior})
+        model = bdl.Classifier(bdl.BayesianModule(net, chosen, name="net"))
+        guide = AutoDelta(model, init_loc_fn=bdl.guides.init_to_network)
+        bdl.fit_svi(
+            model, guide, (x, y), epochs=300, batch_size=500, progress=False, estimator="plain", kl_weight=0.2,
+            optimizer=partial(torch.optim.Adam, lr=0.01), seed=0,
+        )  # fmt: skip
+        before = {name: value.clone() for name, value in prior.state_dict().items()}
+        small = bdl.compress(net, guide, example_input=x[:1], codebook=prior, validation=(x, y), tolerance=0.02)
+        assert all(torch.equal(value, before[name]) for name, value in prior.state_dict().items())
+        require_reloads(small, net, tmp_path / "n.bdl", x)
+        assert small.errors["coded"] <= small.errors["posterior mean"] + 0.02
+        weights = [p for name, p in small.module.named_parameters() if everything or name.endswith("weight")]
+        values = torch.cat([p.detach().flatten() for p in weights]).unique()
+        means = prior.components.means
+        assert 2 <= len(values) <= len(means)
+        assert float((values[:, None] - means).abs().amin(1).max()) < 0.02  # of merged ones that between theirs
+        assert everything == all(isinstance(p, Clustered) for p in small.parameters.values())
+        with pytest.raises(UnsupportedModelError, match="point values"):
+            bdl.compress(net, guide, example_input=x[:1])
+
+
 def test_thresholds_that_cut_a_layer_to_nothing(tmp_path: Any) -> None:
     net = trained()
     with pytest.warns(UserWarning, match=r"cut these to nothing.*: input, 0"):
@@ -366,6 +422,9 @@ X, Y = torch.randn(10, 6), torch.zeros(10).long()
         ({"validation": (X, Y), "tolerance": math.nan}, InputError, "tolerance"),
         ({"unit_thresholds": {"nobody": 3.0}}, InputError, "nobody"),
         ({"unit_thresholds": math.nan}, InputError, "NaN"),
+        ({"codebook": 0}, InputError, "number of clusters"),
+        ({"codebook": "k-means"}, InputError, "number of clusters"),
+        ({"codebook": bdl.priors.SoftWeightSharing()}, InputError, "the prior of weights of this network"),
         ({"spread": 0.0}, InputError, "spread"),
         ({"spread": math.nan}, InputError, "spread"),
         ({"trade": -1.0}, InputError, "trade"),

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from models.competitors.outcome import Outcome
-from models.competitors.stored import Codebook, StoredNetwork, store
+from models.competitors.stored import StoredNetwork, store
 from models.competitors.training import Dense, Pair, Training, error, fit_dense, train, weight_names
+from pyro_bdl.compression.codebook import Clustered, Codebook
 from pyro_bdl.compression.units.finding import Units, find_units
 from pyro_bdl.errors import InputError
 
@@ -196,12 +197,12 @@ def apply_masks(net: nn.Module, masks: Masks) -> None:
         net.get_parameter(name).mul_(mask)
 
 
-def cluster(values: Tensor, size: int) -> Codebook | None:
+def cluster(values: Tensor, size: int) -> Clustered | None:
     """The weights other than zero by k-means; None where there are no more of them than centroids.
 
-    >>> book = cluster(torch.tensor([-1.1, 0.0, -0.9, 0.0, 2.0, 2.1]), 2)
-    >>> book.codes.tolist(), [round(c, 2) for c in [*book.below.tolist(), *book.above.tolist()]]
-    ([-1, 0, -1, 0, 1, 1], [-1.0, 2.05])
+    >>> found = cluster(torch.tensor([-1.1, 0.0, -0.9, 0.0, 2.0, 2.1]), 2)
+    >>> found.levels.tolist(), [round(c, 2) for c in found.book.table.tolist()]
+    ([-1, 0, -1, 0, 1, 1], [-1.0, 0.0, 2.05])
     """
     flat = values.detach().cpu().double().reshape(-1)
     some = flat[flat != 0].numpy()
@@ -219,7 +220,7 @@ def cluster(values: Tensor, size: int) -> Codebook | None:
     below = int((centroids < 0).sum())
     codes = torch.zeros(len(flat), dtype=torch.int64)
     codes[flat != 0] = torch.where(rank < below, rank - below, rank - below + 1)
-    return Codebook(codes.reshape(values.shape), centroids[:below].float(), centroids[below:].float())
+    return Clustered(codes.reshape(values.shape), Codebook(centroids[:below].float(), centroids[below:].float()))
 
 
 def _share(
@@ -253,7 +254,7 @@ def _share(
 
 def train_centroids(
     net: nn.Module,
-    books: Mapping[str, Codebook],
+    books: Mapping[str, Clustered],
     training: Pair,
     how: Training,
     *,
@@ -262,7 +263,7 @@ def train_centroids(
     progress: bool = True,
 ) -> None:
     """Train the centroids in place; the codes, and the parameters without a codebook, stay."""
-    centroids = [tensor.requires_grad_() for book in books.values() for tensor in (book.below, book.above)]
+    centroids = [tensor.requires_grad_() for book in books.values() for tensor in (book.book.below, book.book.above)]
     frozen = copy.deepcopy(net).requires_grad_(False)
     parameters = dict(frozen.named_parameters())
 

@@ -92,7 +92,7 @@ def row_of(outcome: Outcome, *, errors: dict[str, float], seconds: float | None 
     size = len(stored.to_bytes())
     nonzero = sum(int((p != 0).sum()) for p in stored.module.parameters())
     bits = [
-        stored.codebooks[name].bits if name in stored.codebooks else FLOAT_BITS
+        stored.codebooks[name].book.bits if name in stored.codebooks else FLOAT_BITS
         for name, parameter in stored.module.named_parameters()
         if parameter.dim() > 1
     ]

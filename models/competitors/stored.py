@@ -10,15 +10,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyro_bdl.compression.codebook import Clustered, Codebook, get_clustered, recluster
 from pyro_bdl.compression.codec import Parts, decode_cut, encode_cut, floating_buffers
-from pyro_bdl.compression.coding.coder import Decoder, Encoder, Model, corrupt
+from pyro_bdl.compression.coding.coder import Decoder, Encoder, corrupt
 from pyro_bdl.compression.coding.container import pack, read_container, write_container
+from pyro_bdl.compression.coding.floats import get_floats, put_floats
 from pyro_bdl.compression.coding.sparse import Mask
-from pyro_bdl.compression.coding.symbols import Adaptive, Magnitudes, Uniform
+from pyro_bdl.compression.coding.symbols import Magnitudes, Uniform
 from pyro_bdl.compression.coding.weights import Weights
 from pyro_bdl.compression.compressed import architecture_of, count
 from pyro_bdl.compression.units.dead_units import without_dead_units
@@ -28,37 +29,6 @@ from pyro_bdl.errors import InputError
 
 SHARED = 8
 MOST_CENTROIDS = 1 << 16
-PLANES: tuple[Model, ...] = (Adaptive(256, prior=8), Uniform(256), Uniform(256), Uniform(256))
-
-
-@dataclass(frozen=True, eq=False)
-class Codebook:
-    """A parameter with few values: 0, and those of a list.
-
-    Attributes:
-        codes: int64, of the parameter's shape: 0 is zero, k > 0 is `above[k - 1]`, k < 0 is `below[k]`.
-        below, above: float32, the centroids below and above zero when the codes were given, ascending. Retraining may
-            move them anywhere.
-
-    >>> book = Codebook(torch.tensor([[0, 1], [-1, 2]]), below=torch.tensor([-0.5]), above=torch.tensor([0.5, 2.0]))
-    >>> book.value(torch.zeros(1))
-    tensor([[ 0.0000,  0.5000],
-            [-0.5000,  2.0000]])
-    """
-
-    codes: Tensor
-    below: Tensor
-    above: Tensor
-
-    @property
-    def bits(self) -> int:
-        """Of a code of fixed length, zero among the values."""
-        return (len(self.below) + len(self.above)).bit_length()
-
-    def value(self, like: Tensor) -> Tensor:
-        """The parameter, of another's dtype and device; differentiable with respect to the centroids."""
-        table = torch.cat([self.below, self.below.new_zeros(1), self.above])
-        return table[self.codes + len(self.below)].to(like)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +48,7 @@ class StoredNetwork:
     module: nn.Module
     kept: Mapping[str, Tensor]
     units: Units
-    codebooks: Mapping[str, Codebook]
+    codebooks: Mapping[str, Clustered]
     architecture: bytes
     weights: int
     example_shape: tuple[int, ...]
@@ -106,14 +76,15 @@ class StoredNetwork:
             if book is None:
                 values = parameter.detach().cpu().float()
                 encoder.put((values != 0).numpy(), Mask())
-                _put_floats(encoder, values[values != 0])
+                put_floats(encoder, values[values != 0])
             else:
-                encoder.put([len(book.below), len(book.above)], Magnitudes())
-                _put_floats(encoder, torch.cat([book.below, book.above]).detach())
-                encoder.put(book.codes.cpu().numpy(), Weights())
+                below, above = book.book.below, book.book.above
+                encoder.put([len(below), len(above)], Magnitudes())
+                put_floats(encoder, torch.cat([below, above]))
+                encoder.put(book.levels.cpu().numpy(), Weights())
             parts.end(name, encoder)
         for name, buffer in floating_buffers(self.module).items():
-            _put_floats(encoder, buffer)
+            put_floats(encoder, buffer)
             parts.end(name, encoder)
         return encoder.finish(), parts.bits
 
@@ -124,7 +95,7 @@ def store(
     example_input: Tensor,
     *,
     units: Units | None = None,
-    codebooks: Mapping[str, Codebook] | None = None,
+    codebooks: Mapping[str, Clustered] | None = None,
 ) -> StoredNetwork:
     """Cut out what pruned weights have left without effect, and what is left as its file has it.
 
@@ -147,8 +118,8 @@ def store(
                 raise InputError(name, expected="finite weights", got="NaN or infinity")
     units = find_units(whole, example_input[:1]) if units is None else units
     kept = without_dead_units(whole, {n: p != 0 for n, p in whole.named_parameters()}, example_input, units=units)
-    codes = shrink_tensors({name: book.codes for name, book in books.items()}, kept, units=units)
-    small = {name: _without_unused(Codebook(codes[name], book.below, book.above)) for name, book in books.items()}
+    levels = shrink_tensors({name: book.levels for name, book in books.items()}, kept, units=units)
+    small = {n: recluster({n: Clustered(levels[n], book.book)})[n] for n, book in books.items()}
     module = shrink(whole, kept, example_input[:1], units=units)
     return stored(original, module, kept, example_input, units=units, codebooks=small)
 
@@ -160,7 +131,7 @@ def stored(
     example_input: Tensor,
     *,
     units: Units,
-    codebooks: Mapping[str, Codebook] | None = None,
+    codebooks: Mapping[str, Clustered] | None = None,
 ) -> StoredNetwork:
     """The same for a network from which the units were cut already."""
     return StoredNetwork(
@@ -192,7 +163,7 @@ def decode(data: bytes, net: nn.Module) -> nn.Module:
         for parameter in small.parameters():
             parameter.copy_(_parameter(decoder, parameter))
         for buffer in floating_buffers(small).values():
-            buffer.copy_(_get_floats(decoder, buffer.numel()).reshape(buffer.shape))
+            buffer.copy_(get_floats(decoder, buffer.numel()).reshape(buffer.shape))
     decoder.close()
     return small
 
@@ -202,38 +173,10 @@ def _parameter(decoder: Decoder, like: Tensor) -> Tensor:
     if not int(decoder.get(1, Uniform(2))[0]):
         mask = torch.from_numpy(decoder.get(shape, Mask()) != 0)
         values = torch.zeros(shape)
-        values[mask] = _get_floats(decoder, int(mask.sum()))
+        values[mask] = get_floats(decoder, int(mask.sum()))
         return values.to(like)
     below, above = (int(n) for n in decoder.get(2, Magnitudes()))
     if below + above > MOST_CENTROIDS:
         raise corrupt(f"at most {MOST_CENTROIDS} centroids", f"{below + above}")
-    centroids = _get_floats(decoder, below + above)
-    codes = torch.from_numpy(decoder.get(shape, Weights()).astype(np.int64))
-    if codes.numel() and (int(codes.min()) < -below or int(codes.max()) > above):
-        raise corrupt(f"codes from {-below} to {above}", f"{int(codes.min())} to {int(codes.max())}")
-    return Codebook(codes, centroids[:below], centroids[below:]).value(like)
-
-
-def _put_floats(encoder: Encoder, values: Tensor) -> None:
-    """32-bit floats, byte by byte: all first bytes (sign and exponent, which are alike), all second bytes, ..."""
-    raw = np.ascontiguousarray(values.detach().cpu().float().reshape(-1).numpy().astype(">f4")).view(np.uint8)
-    for plane, model in enumerate(PLANES):
-        encoder.put(raw[plane::4].astype(np.int32), model)
-
-
-def _get_floats(decoder: Decoder, size: int) -> Tensor:
-    planes = [decoder.get(size, model).astype(np.uint8) for model in PLANES]
-    values = torch.from_numpy(np.stack(planes, axis=1).reshape(-1).view(">f4").astype(np.float32))
-    if not bool(torch.isfinite(values).all()):
-        raise corrupt("finite numbers", "NaN or infinity")
-    return values
-
-
-def _without_unused(book: Codebook) -> Codebook:
-    """Without the centroids that no weight has any more."""
-    used = book.codes.unique()
-    negative, positive = used[used < 0], used[used > 0]
-    codes = book.codes.clone()
-    codes[book.codes < 0] = torch.searchsorted(negative, book.codes[book.codes < 0]) - len(negative)
-    codes[book.codes > 0] = torch.searchsorted(positive, book.codes[book.codes > 0]) + 1
-    return Codebook(codes, book.below[negative + len(book.below)], book.above[positive - 1])
+    centroids = get_floats(decoder, below + above)
+    return get_clustered(decoder, shape, Codebook(centroids[:below], centroids[below:])).value(like)

@@ -1,9 +1,12 @@
-"""A small network to bytes and back: which units are kept, and the integers that its weights are multiples of.
+"""A small network to bytes and back: which units are kept, and its weights as integers.
 
 The stream holds, in this order: the shapes of the network's inputs, by which the units are found again, and one byte
-that tells whether these are the same; a mask for each group of units; for each parameter the exponent of its step and
-its integers; the buffers of floating point that belong to the network's state, as 32-bit floats. Everything else is the
-caller's network.
+that tells whether these are the same; a mask for each group of units; for each parameter the exponent of a step and
+integers, the multiples of it that the weights are; the buffers of floating point that belong to the network's state, as
+32-bit floats. Everything else is the caller's network.
+
+Where weights share values (the kind of the file says so) their codebook follows the masks, and a bit before each
+parameter tells whether its integers are places in it; then no exponent precedes them.
 """
 
 import hashlib
@@ -15,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyro_bdl.compression.codebook import Clustered, get_book, get_clustered, put_book, shared_book
 from pyro_bdl.compression.coding.coder import Decoder, Encoder, corrupt
 from pyro_bdl.compression.coding.sparse import Mask
 from pyro_bdl.compression.coding.symbols import Uniform
@@ -25,6 +29,7 @@ from pyro_bdl.compression.units.shrinking import shrink
 from pyro_bdl.errors import BDLError, InputError
 
 EXPONENT_OFFSET = 128
+QUANTISED, SHARED = 1, 3  # kinds of a file
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,19 @@ class Quantised:
         return (self.levels.double() * 2.0**self.exponent).to(like)
 
 
+Parameter = Quantised | Clustered
+
+
+def kind_of(parameters: Mapping[str, Parameter]) -> int:
+    """The kind of the file of these parameters."""
+    return QUANTISED if shared_book(parameters.values()) is None else SHARED
+
+
 def encode(
     inputs: ExampleInputs | tuple[int, ...],
     units: Units,
     kept: Mapping[str, Tensor],
-    parameters: Mapping[str, Quantised],
+    parameters: Mapping[str, Parameter],
     buffers: Mapping[str, Tensor],
 ) -> tuple[bytes, dict[str, int]]:
     """The stream, and how many bits of it each part takes; their sum is its length.
@@ -67,14 +80,21 @@ def encode(
     Args:
         inputs: of the network; a shape stands for one float input.
         units, kept: what is cut out of the network.
-        parameters: of what is left, by name.
+        parameters: of what is left, by name; those with a codebook have the same.
         buffers: of what is left, see `floating_buffers`.
     """
     encoder, parts = Encoder(), Parts()
     encode_cut(encoder, parts, inputs, units, kept)
+    book = shared_book(parameters.values())
+    if book is not None:
+        put_book(encoder, book)
+        parts.end("codebook", encoder)
     for name, parameter in parameters.items():
-        zero = not bool(parameter.levels.any())
-        encoder.put([0 if zero else parameter.exponent + EXPONENT_OFFSET], Uniform(2 * EXPONENT_OFFSET))
+        if book is not None:
+            encoder.put([int(isinstance(parameter, Clustered))], Uniform(2))
+        if isinstance(parameter, Quantised):
+            zero = not bool(parameter.levels.any())
+            encoder.put([0 if zero else parameter.exponent + EXPONENT_OFFSET], Uniform(2 * EXPONENT_OFFSET))
         encoder.put(parameter.levels.cpu().numpy(), Weights())
         parts.end(name, encoder)
     for name, buffer in buffers.items():
@@ -84,18 +104,28 @@ def encode(
     return encoder.finish(), parts.bits
 
 
-def decode(data: bytes | memoryview, net: nn.Module) -> nn.Module:
-    """The small network of a stream, in evaluation mode; `net` tells the architecture from which it was cut.
+def decode(data: bytes | memoryview, net: nn.Module, *, kind: int = QUANTISED) -> nn.Module:
+    """The small network of a stream, in evaluation mode.
+
+    Args:
+        data: the stream.
+        net: the architecture from which the network was cut.
+        kind: of the file, `QUANTISED` or `SHARED`.
 
     Raises:
         CorruptFileError: the stream is not one of such a network.
     """
     decoder = Decoder(bytes(data))
     small = decode_cut(decoder, net).eval()
+    book = get_book(decoder) if kind == SHARED else None
     with torch.no_grad():
         for parameter in small.parameters():
+            shape = tuple(parameter.shape)
+            if book is not None and int(decoder.get(1, Uniform(2))[0]):
+                _fill(parameter, get_clustered(decoder, shape, book).value(parameter))
+                continue
             exponent = int(decoder.get(1, Uniform(2 * EXPONENT_OFFSET))[0]) - EXPONENT_OFFSET
-            levels = torch.from_numpy(decoder.get(tuple(parameter.shape), Weights()).astype(np.int64))
+            levels = torch.from_numpy(decoder.get(shape, Weights()).astype(np.int64))
             _fill(parameter, Quantised(levels, exponent).value(parameter))
         for buffer in floating_buffers(small).values():
             raw = decoder.get(4 * buffer.numel(), Uniform(256)).astype(np.uint8).tobytes()

@@ -13,14 +13,13 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from pyro_bdl.compression import codec
-from pyro_bdl.compression.codec import Quantised
+from pyro_bdl.compression.codec import QUANTISED, SHARED, Parameter
 from pyro_bdl.compression.coding.container import fingerprint, pack, read_container, write_container
 from pyro_bdl.compression.example_inputs import ExampleInputs
 from pyro_bdl.compression.units.finding import Units
 from pyro_bdl.compression.widths import Widths
 from pyro_bdl.errors import InputError
 
-QUANTISED = 1
 FLOAT_BITS = 32
 
 
@@ -105,7 +104,7 @@ class CompressedNetwork:
             file gives back).
         kept: masks of the units that are left, by group.
         units: the groups.
-        parameters: the module's parameters as integers.
+        parameters: the module's parameters as integers, on a grid or with a codebook.
         widths: the formats of each parameter at the precision of the posterior.
         errors, errors_one_bit_below: validation errors, see `Report`.
         architecture: four bytes that tell the original network.
@@ -116,7 +115,7 @@ class CompressedNetwork:
     variants: Mapping[str, nn.Module]
     kept: Mapping[str, Tensor]
     units: Units
-    parameters: Mapping[str, Quantised]
+    parameters: Mapping[str, Parameter]
     widths: Widths
     errors: Mapping[str, float]
     errors_one_bit_below: Mapping[str, float]
@@ -136,7 +135,7 @@ class CompressedNetwork:
 
     def to_bytes(self) -> bytes:
         """The content of the file."""
-        return pack([self._stream[0]], kind=QUANTISED, architecture=self.architecture)
+        return pack([self._stream[0]], kind=self._kind, architecture=self.architecture)
 
     def save(self, path: str | os.PathLike[str]) -> int:
         """Write the file, all of it or nothing; its length in bytes.
@@ -144,12 +143,12 @@ class CompressedNetwork:
         Raises:
             OSError: no room, no permission; an old file is as it was.
         """
-        return write_container(path, [self._stream[0]], kind=QUANTISED, architecture=self.architecture)
+        return write_container(path, [self._stream[0]], kind=self._kind, architecture=self.architecture)
 
     def report(self) -> Report:
         """What it costs: a table for `rich` and `print`, and `as_dict()`."""
         stream, parts = self._stream
-        size = len(pack([stream], kind=QUANTISED, architecture=self.architecture))
+        size = len(pack([stream], kind=self._kind, architecture=self.architecture))
         parameters = dict(self.module.named_parameters())
         dense = sum(p.numel() for p in parameters.values())
         nonzero = sum(int((q.levels != 0).sum()) for q in self.parameters.values())
@@ -183,6 +182,10 @@ class CompressedNetwork:
             errors_one_bit_below=dict(self.errors_one_bit_below),
         )
 
+    @property
+    def _kind(self) -> int:
+        return codec.kind_of(self.parameters)
+
     @cached_property
     def _stream(self) -> tuple[bytes, dict[str, int]]:
         buffers = codec.floating_buffers(self.module)
@@ -207,8 +210,8 @@ def load_compressed(path: str | os.PathLike[str], net: nn.Module) -> nn.Module:
         OSError: it cannot be opened.
     """
     require_network(net)
-    container = read_container(path, kind=QUANTISED, architecture=architecture_of(net))
-    return codec.decode(container.sections[0], net)
+    container = read_container(path, kind=(QUANTISED, SHARED), architecture=architecture_of(net))
+    return codec.decode(container.sections[0], net, kind=container.kind)
 
 
 def architecture_of(net: nn.Module) -> bytes:

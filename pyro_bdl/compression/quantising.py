@@ -76,15 +76,15 @@ def _settle(mean: Tensor, variance: Tensor, levels: Tensor, trade: float, rounds
     values = torch.arange(lowest, highest + 1, dtype=torch.float64, device=mean.device)
     for _ in range(rounds):
         costs = trade * nats(levels - lowest, len(values))
-        after = _nearest(mean, variance, values, costs) + lowest
+        after = nearest(mean, variance, values, costs) + lowest
         if torch.equal(levels, after):
             break
         levels = after
     return levels
 
 
-def _nearest(mean: Tensor, variance: Tensor, values: Tensor, costs: Tensor) -> Tensor:
-    """Which of the values has the least sum of deviation and cost, in chunks of bounded memory."""
+def nearest(mean: Tensor, variance: Tensor, values: Tensor, costs: Tensor) -> Tensor:
+    """Which of the values has the least sum of deviation and cost, for each mean; in chunks of bounded memory."""
     rows = max(1, CHUNK // len(values))
     parts = [
         ((m[:, None] - values).square_().div_(2.0 * v[:, None]) + costs).argmin(1)

@@ -57,8 +57,14 @@ class NormalMixture(TorchDistribution):
         )
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """The log density of each variable."""
-        return self.joint_log_prob(value).logsumexp(0)
+        """The log density of each variable.
+
+        For many variables at once without the tensors of variables times components; then differentiable once only.
+        """
+        if value.numel() <= CHUNK:
+            return self.joint_log_prob(value).logsumexp(0)
+        known = torch.zeros_like(value)
+        return _LogMixture.apply(value, known, self.log_shares, self.means, self.log_variances)
 
     def joint_log_prob(self, value: Tensor) -> Tensor:
         """log(pi_k N(value; mu_k, sigma_k^2)), the components along a new first dimension."""

@@ -35,10 +35,11 @@ class SoftWeightSharing(nn.Module):
         + (1 - \pi_0) \sum_{k=1}^K \rho_k N(w_i; \mu_k, \sigma_k^2) \Big]
 
     (Nowlan & Hinton 1992; Ullrich, Meeds & Welling 2017, section 3): weights gather at K values and, most of them, at
-    zero. Afterwards each is replaced by the mean of its component (`quantize`), and a file need hold indices only. pi_0
-    and the zero are fixed; sigma_0, the means, variances and shares rho are parameters, here and in Pyro's store,
-    that `fit_svi` and `SVI` learn with the weights. One mixture serves all weights of a network, biases too, or those
-    of a layer through `ByName`; each mixture wants a prior object of its own.
+    zero. Afterwards each is replaced by the mean of its component (`quantize`), and a file holds these and indices only
+    (`compress` with `codebook=` this prior). pi_0 and the zero are fixed; sigma_0, the means, variances and shares rho
+    are parameters, here and in Pyro's store, that `fit_svi` and `SVI` learn with the weights. One mixture serves all
+    weights of a network, biases too, or those of a layer through `ByName`; each mixture wants a prior object of its
+    own.
 
     Gamma hyper-priors on the precisions :math:`\lambda = 1 / \sigma^2` keep the components from collapsing. They enter
     the model as a `pyro.factor`,
@@ -143,6 +144,11 @@ class SoftWeightSharing(nn.Module):
 
         return program
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sites of the weights that it is bound to."""
+        return self._names
+
     def distribution(self) -> NormalMixture:
         """The mixture as it is now, with gradients to its parameters."""
         rest = torch.log1p(-self.zero_log_share.exp()) + self.logits.log_softmax(0)
@@ -170,10 +176,15 @@ class SoftWeightSharing(nn.Module):
             p = self.distribution()
             return Components(p.log_shares.exp(), p.means.clone(), (0.5 * p.log_variances).exp())
 
-    def assign(self, weight: Tensor) -> Tensor:
-        """The most probable component of each weight (0: the one at zero), in the weight's shape."""
+    def assign(self, weight: Tensor, *, trade: float = 1.0) -> Tensor:
+        """The most probable component of each weight (0: the one at zero), in the weight's shape.
+
+        A component's share counts to the power of `trade`: more than 1 draws weights to the frequent components.
+        """
         with torch.no_grad():
-            return self.distribution().joint_log_prob(weight).argmax(0)
+            p = self.distribution()
+            favour = ((trade - 1.0) * p.log_shares).view(-1, *(1,) * weight.dim())
+            return (p.joint_log_prob(weight) + favour).argmax(0)
 
     def quantize(self, weight: Tensor) -> Tensor:
         """Each weight replaced by the mean of its component: K + 1 different values at most, zero among them."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_bdl.distributions import NormalMixture, VarianceNormal
-from pyro_bdl.distributions.normal_mixture import normal_mixture_kl_bound
+from pyro_bdl.distributions.normal_mixture import CHUNK, normal_mixture_kl_bound
 from tests.statistics import Mismatch, ks_cdf
 
 SHARES, MEANS, SDS = [0.7, 0.2, 0.1], [0.0, -0.5, 0.8], [0.05, 0.1, 0.3]
@@ -46,6 +46,23 @@ def test_density() -> None:
     assert mixture((3, 4)).to_event(2).log_prob(w).shape == ()
     assert mixture().expand([2, 3]).sample((5,)).shape == (5, 2, 3)
     assert mixture((0,)).sample().shape == (0,)
+
+
+def test_many_variables_at_once() -> None:
+    """The way without large tensors gives the same density and gradients."""
+    w = (0.5 * torch.randn(3, CHUNK, dtype=torch.float64)).requires_grad_()
+    parameters = [p.clone().requires_grad_() for p in (mixture().log_shares, mixture().means, mixture().log_variances)]
+    law = NormalMixture(*parameters, (3, CHUNK))
+    weights = torch.randn(3, CHUNK, dtype=torch.float64)
+    found = law.log_prob(w)
+    expected = law.joint_log_prob(w).logsumexp(0)
+    torch.testing.assert_close(found, expected)
+    for a, b in zip(
+        torch.autograd.grad((found * weights).sum(), [w, *parameters]),
+        torch.autograd.grad((expected * weights).sum(), [w, *parameters]),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
 
 
 def test_draws() -> None:

@@ -12,7 +12,7 @@ whatever reads the sections checks them, too. Nothing in a file is executed.
 import hashlib
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,12 +79,14 @@ def pack(sections: Sequence[Buffer], *, kind: int, architecture: bytes) -> bytes
     return b"".join(_parts(sections, kind, architecture))
 
 
-def unpack(content: Buffer, *, kind: int | None = None, architecture: bytes | None = None) -> Container:
+def unpack(
+    content: Buffer, *, kind: int | Collection[int] | None = None, architecture: bytes | None = None
+) -> Container:
     """The sections of a file's content; the digest is checked first.
 
     Args:
         content: the whole file.
-        kind: what must be said there; None takes any.
+        kind: what must be said there, or one of these; None takes any.
         architecture: what must be said there; None takes any.
 
     Raises:
@@ -99,7 +101,7 @@ def unpack(content: Buffer, *, kind: int | None = None, architecture: bytes | No
     if view[:2] != MAGIC or view[2] != VERSION:
         raise _corrupt(f"format {(MAGIC + bytes([VERSION])).hex()}", bytes(view[:3]).hex())
     found, count, named = view[3] & 15, (view[3] >> 4) + 1, bytes(view[4:HEAD])
-    if kind is not None and found != kind:
+    if kind is not None and found not in ((kind,) if isinstance(kind, int) else kind):
         raise _corrupt(f"kind {kind}", f"{found}")
     if architecture is not None and named != architecture:
         raise OtherArchitectureError(
@@ -133,7 +135,7 @@ def write_container(path: str | os.PathLike[str], sections: Sequence[Buffer], *,
 
 
 def read_container(
-    path: str | os.PathLike[str], *, kind: int | None = None, architecture: bytes | None = None
+    path: str | os.PathLike[str], *, kind: int | Collection[int] | None = None, architecture: bytes | None = None
 ) -> Container:
     """Read a file. Arguments as in `unpack`.
 
