@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from pyro_bdl.bayesian_module import BayesianModule
 from pyro_bdl.compression.choosing import (
     NOISE,
-    Evaluate,
     choose_integers,
     choose_widths,
     entropy,
@@ -24,9 +23,9 @@ from pyro_bdl.compression.codec import Quantised, floating_buffers
 from pyro_bdl.compression.compressed import CompressedNetwork, architecture_of, count, require_network
 from pyro_bdl.compression.example_inputs import ExampleInputs, require_affordable
 from pyro_bdl.compression.posterior import WeightPosterior
+from pyro_bdl.compression.pruned import Pruned
 from pyro_bdl.compression.pruning import keep_below, unit_log_alpha
 from pyro_bdl.compression.thresholds import choose_thresholds
-from pyro_bdl.compression.units.cutting import zero
 from pyro_bdl.compression.units.dead_units import without_dead_units
 from pyro_bdl.compression.units.finding import Units, find_units
 from pyro_bdl.compression.units.probing import positional
@@ -116,14 +115,16 @@ def compress(
     limit = math.nan if tolerance is None else unpruned + tolerance
 
     best: tuple[bool, float, Mapping[str, Tensor], dict[str, Quantised]] | None = None
-    for unit_masks in _unit_masks(mean, posterior, units, unit_thresholds, evaluate, tolerance):
-        pruned, gone = _pruned(mean, units, units.complete(unit_masks))
-        error_of = None if evaluate is None else _error_with_values(pruned, evaluate)
-        found = choose_integers(posterior, gone, evaluate=error_of, limit=limit, spread=spread, trade=trade)
-        bad = error_of is not None and error_of(values_of(found, posterior.mean)) > limit
+    for unit_masks in _unit_masks(mean, posterior, units, unit_thresholds, evaluate, tolerance, unpruned):
+        pruned = Pruned.of(mean, posterior, units, unit_masks)
+        error_of = None if evaluate is None else pruned.error_of(evaluate, above=limit)
+        found = choose_integers(
+            pruned.posterior, pruned.gone, evaluate=error_of, limit=limit, spread=spread, trade=trade
+        )
+        bad = error_of is not None and error_of(values_of(found, pruned.posterior.mean)) > limit
         bits = sum(entropy(q.levels) for q in found.values())
         if best is None or (bad, bits) < best[:2]:
-            best = bad, bits, unit_masks, found
+            best = bad, bits, unit_masks, pruned.whole(found)
     assert best is not None
     _, _, kept, integers = best
     quantised = _with_values(net, values_of(integers, posterior.mean))
@@ -133,17 +134,19 @@ def compress(
     for buffer in floating_buffers(small).values():
         buffer.copy_(buffer.float())  # as the file has them
 
-    pruned, gone = _pruned(mean, units, kept)
+    pruned = Pruned.of(mean, posterior, units, kept)
     errors, below = {}, {}
     if evaluate is None:
-        widths = choose_widths(posterior, gone, evaluate=None, limit=math.nan, spread=spread)
+        widths = choose_widths(pruned.posterior, pruned.gone, evaluate=None, limit=math.nan, spread=spread)
     else:
-        error_of = _error_with_values(pruned, evaluate)
-        errors = {"posterior mean": unpruned, "pruned": evaluate(pruned)}
+        errors = {"posterior mean": unpruned, "pruned": evaluate(pruned.module)}
         narrow = errors["pruned"] + WIDTHS_TOLERANCE
-        widths = choose_widths(posterior, gone, evaluate=error_of, limit=narrow, spread=spread)
-        errors |= {"fast": error_of(rounded(posterior, gone, widths)), "coded": evaluate(small)}
-        below = errors_one_bit_below(posterior, gone, widths, evaluate=error_of)
+        widths = choose_widths(
+            pruned.posterior, pruned.gone, evaluate=pruned.error_of(evaluate, above=narrow), limit=narrow, spread=spread
+        )
+        error_of = pruned.error_of(evaluate)
+        errors |= {"fast": error_of(rounded(pruned.posterior, pruned.gone, widths)), "coded": evaluate(small)}
+        below = errors_one_bit_below(pruned.posterior, pruned.gone, widths, evaluate=error_of)
         if errors["coded"] > limit:
             warnings.warn(
                 f"No choice tried keeps the tolerance: validation error {errors['coded']:.4g}, limit {limit:.4g}",
@@ -221,25 +224,6 @@ def _with_values(net: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
     return result
 
 
-def _error_with_values(net: nn.Module, evaluate: Error) -> Evaluate:
-    """The error as a function of the parameters' values."""
-    network = copy.deepcopy(net)
-
-    @torch.no_grad()
-    def error(values: Mapping[str, Tensor]) -> float:
-        for name, parameter in network.named_parameters():
-            parameter.copy_(values[name])
-        return evaluate(network)
-
-    return error
-
-
-def _pruned(mean: nn.Module, units: Units, kept: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
-    """The network with zeros in the place of what is not kept, and where these are."""
-    pruned = zero(copy.deepcopy(mean), list(units.groups.values()), kept)
-    return pruned, {name: parameter.detach() == 0 for name, parameter in pruned.named_parameters()}
-
-
 def _unit_masks(
     mean: nn.Module,
     posterior: WeightPosterior,
@@ -247,15 +231,27 @@ def _unit_masks(
     given: float | Mapping[str, float] | None,
     evaluate: Error | None,
     tolerance: float | None,
+    unpruned: float,
 ) -> Iterator[Mapping[str, Tensor]]:
-    """The units that stay: by the thresholds given; else by those chosen with a share of the tolerance, and all."""
+    """The units that stay: by the thresholds given; else all, and by those chosen with a share of the tolerance."""
     scores = unit_log_alpha(posterior, units)
     if given is not None or evaluate is None:
         yield keep_below(scores, NOISE if given is None else given, units=units)
         return
-    yield {}
+    known: dict[bytes, float] = {}
+    limit = unpruned + max(UNIT_SHARES) * (tolerance or 0.0)
+
+    def error(kept: Mapping[str, Tensor]) -> float:
+        if _key(kept) not in known:
+            known[_key(kept)] = evaluate(shrink(mean, kept, None, units=units), limit)
+        return known[_key(kept)]
+
+    found: dict[bytes, Mapping[str, Tensor]] = {_key(units.complete({})): {}}
     for share in UNIT_SHARES if scores else ():
-        allowed = share * (tolerance or 0.0)
-        yield choose_thresholds(
-            scores, lambda kept: evaluate(_pruned(mean, units, units.complete(kept))[0]), tolerance=allowed, units=units
-        ).kept
+        kept = choose_thresholds(scores, error, tolerance=share * (tolerance or 0.0), units=units).kept
+        found.setdefault(_key(kept), kept)
+    yield from found.values()
+
+
+def _key(masks: Mapping[str, Tensor]) -> bytes:
+    return b"".join(mask.numpy().tobytes() for mask in masks.values())

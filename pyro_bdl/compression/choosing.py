@@ -29,8 +29,8 @@ def choose_widths(
     """The fixed-point format of each parameter.
 
     First one noise for all, in posterior deviations (`fixed_point`), the largest within the limit; then a parameter at
-    a time, those that hold the most bits first, is given one bit less for as long as the error stays within the limit.
-    So with any one parameter a bit below its width the error is beyond the limit.
+    a time, those that hold the most bits first, is given one bit less for as long as the error stays within the limit,
+    and all again until none can. So with any one parameter a bit below its width the error is beyond the limit.
 
     Args:
         posterior: of the weights.
@@ -79,7 +79,8 @@ def choose_integers(
     fit with half the KL; with 0.2 it did not grow.
     """
     if evaluate is None:
-        return _integers(posterior, gone, 1.0 if spread is None else spread, TRADE if trade is None else trade)
+        widths = _widths(posterior, gone, 1.0 if spread is None else spread)
+        return _integers(posterior, gone, widths, TRADE if trade is None else trade)
     best: tuple[float, dict[str, Quantised]] | None = None
     worse = 0
     for step in SPREADS if spread is None else (spread,):
@@ -92,7 +93,7 @@ def choose_integers(
             if worse == PATIENCE:
                 break
     finest = SPREADS[-1] if spread is None else spread
-    return best[1] if best is not None else _integers(posterior, gone, finest, trade or 0.0)
+    return best[1] if best is not None else _integers(posterior, gone, _widths(posterior, gone, finest), trade or 0.0)
 
 
 def values_of(integers: Mapping[str, Quantised], like: Values) -> dict[str, Tensor]:
@@ -106,28 +107,33 @@ def rounded(posterior: WeightPosterior, gone: Values, widths: Mapping[str, Fixed
 
 
 def entropy(levels: Tensor) -> float:
-    """The empirical entropy of integers in bits, times their number."""
-    counts = levels.unique(return_counts=True)[1].double()
+    """The empirical entropy of integers in a range of some thousands, in bits, times their number."""
+    flat = levels.flatten()
+    counts = torch.bincount(flat - flat.min()).double() if len(flat) else torch.ones(1).double()
+    counts = counts[counts > 0]
     return float(-(counts * (counts / counts.sum()).log2()).sum())
 
 
 def _narrowed(
     posterior: WeightPosterior, gone: Values, widths: dict[str, FixedPoint], evaluate: Evaluate, limit: float
 ) -> dict[str, FixedPoint]:
-    """Bits are taken from one parameter after the other until no other bit can go."""
+    """Bits are taken from one parameter after the other until no other bit can go.
 
-    def left(name: str) -> int:
-        return widths[name].bits * int((~gone[name]).sum())
-
-    stuck: set[str] = set()
-    while free := [name for name in widths if name not in stuck and widths[name].bits]:
-        name = max(free, key=left)
-        fewer = {**widths, name: widths[name].narrower()}
-        if evaluate(rounded(posterior, gone, fewer)) <= limit:
-            widths, stuck = fewer, set()
-        else:
-            stuck.add(name)
-    return widths
+    After a success the parameters that had failed before are tried once more in the next round, not at once: with as
+    many bits taken as there are parameters that would be quadratic in their number.
+    """
+    refused: dict[str, dict[str, FixedPoint]] = {}  # at which widths of all a bit was too many: then nothing is new
+    while True:
+        before = widths
+        for name in sorted(widths, key=lambda n: -widths[n].bits * int((~gone[n]).sum())):
+            while widths[name].bits and refused.get(name) != widths:
+                fewer = {**widths, name: widths[name].narrower()}
+                if evaluate(rounded(posterior, gone, fewer)) <= limit:
+                    widths = fewer
+                else:
+                    refused[name] = widths
+        if widths == before:
+            return widths
 
 
 def _largest_trade(
@@ -138,8 +144,10 @@ def _largest_trade(
     evaluate: Evaluate,
     limit: float,
 ) -> dict[str, Quantised] | None:
+    widths = _widths(posterior, gone, spread)
+
     def tried(trade: float) -> dict[str, Quantised] | None:
-        integers = _integers(posterior, gone, spread, trade)
+        integers = _integers(posterior, gone, widths, trade)
         return integers if evaluate(values_of(integers, posterior.mean)) <= limit else None
 
     found, low, high = tried(trades[0]), 0, len(trades)
@@ -168,13 +176,14 @@ def _width(posterior: WeightPosterior, name: str, gone: Tensor, spread: float) -
     return fixed_point(mean[signal & ~gone], variance[signal & ~gone], spread=spread)
 
 
-def _integers(posterior: WeightPosterior, gone: Values, spread: float, trade: float) -> dict[str, Quantised]:
-    return {name: _of_one(posterior, name, gone[name], spread, trade) for name in posterior.mean}
+def _integers(
+    posterior: WeightPosterior, gone: Values, widths: Mapping[str, FixedPoint], trade: float
+) -> dict[str, Quantised]:
+    return {name: _of_one(posterior, name, gone[name], width, trade) for name, width in widths.items()}
 
 
-def _of_one(posterior: WeightPosterior, name: str, gone: Tensor, spread: float, trade: float) -> Quantised:
+def _of_one(posterior: WeightPosterior, name: str, gone: Tensor, width: FixedPoint, trade: float) -> Quantised:
     mean, variance = posterior.mean[name], posterior.variance[name]
-    width = _width(posterior, name, gone, spread)
     if width.bits == 0 or bool(gone.all()):
         return Quantised(torch.zeros_like(mean, dtype=torch.int64), 0)
     # As fine as the posterior asks for, unless that is finer than `quantise` or the file takes.

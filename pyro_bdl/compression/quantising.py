@@ -71,26 +71,48 @@ def nats(symbols: Tensor, size: int) -> Tensor:
 
 
 def _settle(mean: Tensor, variance: Tensor, levels: Tensor, trade: float, rounds: int) -> Tensor:
-    """The integers when they no longer change, or after so many rounds; all in units of the step."""
+    """The integers when they no longer change, or after so many rounds; all in units of the step.
+
+    Weights are taken together that have the same nearest integer, as they have the same few candidates.
+    """
     lowest, highest = min(int(levels.min()), 0), max(int(levels.max()), 0)
     values = torch.arange(lowest, highest + 1, dtype=torch.float64, device=mean.device)
+    levels, order = levels.sort()
+    mean, variance = mean[order], variance[order]
+    nearest, sizes = (found.tolist() for found in levels.unique_consecutive(return_counts=True))
+    groups = list(zip(nearest, mean.split(sizes), variance.split(sizes), strict=True))
     for _ in range(rounds):
         costs = trade * nats(levels - lowest, len(values))
-        after = _nearest(mean, variance, values, costs) + lowest
+        after = torch.cat([_cheapest(m, v, values, costs, _candidates(costs, k - lowest)) for k, m, v in groups])
         if torch.equal(levels, after):
             break
         levels = after
-    return levels
+    return torch.empty_like(levels).index_copy_(0, order, levels)
 
 
-def _nearest(mean: Tensor, variance: Tensor, values: Tensor, costs: Tensor) -> Tensor:
-    """Which of the values has the least sum of deviation and cost, in chunks of bounded memory."""
+def _candidates(costs: Tensor, nearest: int) -> Tensor:
+    """Which integers can be the best for a weight, given its nearest: those that cost less than all between the two.
+
+    For others there is one that is as near or nearer and costs no more. Where 0 is the most frequent integer, these are
+    hardly more than those between 0 and the nearest; for weights of less than half a step it is 0 alone.
+    """
+    below, above = costs[: nearest + 1].flip(0), costs[nearest:]
+    down = (below[1:] <= below.cummin(0).values[:-1]).nonzero().flatten() + 1
+    up = (above[1:] < above.cummin(0).values[:-1]).nonzero().flatten() + 1
+    return torch.cat([nearest - down.flip(0), down.new_tensor([nearest]), nearest + up])
+
+
+def _cheapest(mean: Tensor, variance: Tensor, values: Tensor, costs: Tensor, candidates: Tensor) -> Tensor:
+    """Which of the candidates has the least sum of deviation and cost, in chunks of bounded memory."""
+    values, costs = values[candidates], costs[candidates]
+    if len(values) == 1:
+        return values.long().expand(len(mean))
     rows = max(1, CHUNK // len(values))
     parts = [
         ((m[:, None] - values).square_().div_(2.0 * v[:, None]) + costs).argmin(1)
         for m, v in zip(mean.split(rows), variance.split(rows), strict=True)
     ]
-    return torch.cat(parts)
+    return values.long()[torch.cat(parts)]
 
 
 def _free(mean: Tensor, variance: Tensor, fixed: Tensor | None) -> Tensor:
