@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from pyro_bdl.compression.codec import Parts, decode_cut, encode_cut, floating_buffers
-from pyro_bdl.compression.coding.coder import Decoder, Encoder, Model, corrupt
+from pyro_bdl.compression.coding.coder import Decoder, Encoder, corrupt
 from pyro_bdl.compression.coding.container import pack, read_container, write_container
+from pyro_bdl.compression.coding.floats import get_floats, put_floats
 from pyro_bdl.compression.coding.sparse import Mask
-from pyro_bdl.compression.coding.symbols import Adaptive, Magnitudes, Uniform
+from pyro_bdl.compression.coding.symbols import Magnitudes, Uniform
 from pyro_bdl.compression.coding.weights import Weights
 from pyro_bdl.compression.compressed import architecture_of, count
 from pyro_bdl.compression.units.dead_units import without_dead_units
@@ -28,7 +29,6 @@ from pyro_bdl.errors import InputError
 
 SHARED = 8
 MOST_CENTROIDS = 1 << 16
-PLANES: tuple[Model, ...] = (Adaptive(256, prior=8), Uniform(256), Uniform(256), Uniform(256))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,14 +106,14 @@ class StoredNetwork:
             if book is None:
                 values = parameter.detach().cpu().float()
                 encoder.put((values != 0).numpy(), Mask())
-                _put_floats(encoder, values[values != 0])
+                put_floats(encoder, values[values != 0])
             else:
                 encoder.put([len(book.below), len(book.above)], Magnitudes())
-                _put_floats(encoder, torch.cat([book.below, book.above]).detach())
+                put_floats(encoder, torch.cat([book.below, book.above]).detach().cpu())
                 encoder.put(book.codes.cpu().numpy(), Weights())
             parts.end(name, encoder)
         for name, buffer in floating_buffers(self.module).items():
-            _put_floats(encoder, buffer)
+            put_floats(encoder, buffer.detach().cpu().float())
             parts.end(name, encoder)
         return encoder.finish(), parts.bits
 
@@ -214,16 +214,8 @@ def _parameter(decoder: Decoder, like: Tensor) -> Tensor:
     return Codebook(codes, centroids[:below], centroids[below:]).value(like)
 
 
-def _put_floats(encoder: Encoder, values: Tensor) -> None:
-    """32-bit floats, byte by byte: all first bytes (sign and exponent, which are alike), all second bytes, ..."""
-    raw = np.ascontiguousarray(values.detach().cpu().float().reshape(-1).numpy().astype(">f4")).view(np.uint8)
-    for plane, model in enumerate(PLANES):
-        encoder.put(raw[plane::4].astype(np.int32), model)
-
-
 def _get_floats(decoder: Decoder, size: int) -> Tensor:
-    planes = [decoder.get(size, model).astype(np.uint8) for model in PLANES]
-    values = torch.from_numpy(np.stack(planes, axis=1).reshape(-1).view(">f4").astype(np.float32))
+    values = torch.from_numpy(get_floats(decoder, size))
     if not bool(torch.isfinite(values).all()):
         raise corrupt("finite numbers", "NaN or infinity")
     return values
