@@ -19,6 +19,7 @@ from pyro_bdl.errors import InputError
 
 MOST_LEVEL = 2048
 CHUNK = 1 << 22
+FEW = 1 << 14  # comparisons that are sooner made than avoided
 
 
 def quantise(
@@ -73,17 +74,22 @@ def nats(symbols: Tensor, size: int) -> Tensor:
 def _settle(mean: Tensor, variance: Tensor, levels: Tensor, trade: float, rounds: int) -> Tensor:
     """The integers when they no longer change, or after so many rounds; all in units of the step.
 
-    Weights are taken together that have the same nearest integer, as they have the same few candidates.
+    Weights are taken together that have the same nearest integer, as they have the same few candidates; where there are
+    few comparisons anyway, all weights with all integers.
     """
     lowest, highest = min(int(levels.min()), 0), max(int(levels.max()), 0)
     values = torch.arange(lowest, highest + 1, dtype=torch.float64, device=mean.device)
+    every = torch.arange(len(values), device=mean.device) if len(mean) * len(values) <= FEW else None
     levels, order = levels.sort()
     mean, variance = mean[order], variance[order]
     nearest, sizes = (found.tolist() for found in levels.unique_consecutive(return_counts=True))
     groups = list(zip(nearest, mean.split(sizes), variance.split(sizes), strict=True))
     for _ in range(rounds):
         costs = trade * nats(levels - lowest, len(values))
-        after = torch.cat([_cheapest(m, v, values, costs, _candidates(costs, k - lowest)) for k, m, v in groups])
+        if every is None:
+            after = torch.cat([_cheapest(m, v, values, costs, _candidates(costs, k - lowest)) for k, m, v in groups])
+        else:
+            after = _cheapest(mean, variance, values, costs, every)
         if torch.equal(levels, after):
             break
         levels = after
