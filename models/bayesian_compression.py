@@ -52,7 +52,7 @@ class Settings:
     pretraining: int = 0  # epochs of a plain fit, from which the variational one begins
     pretraining_rates: tuple[float, float] = (1e-3, 1e-3)  # from the first epoch, linearly, to the end
     init_scale: float = 0.01
-    colour_images: bool = False  # standardised by channel, flipped and shifted while training
+    colour_images: bool = False  # standardised by channel; those of three channels flipped and shifted while training
 
 
 NETWORKS: dict[str, Any] = {
@@ -145,7 +145,7 @@ class Problem:
             self.parts = standardised(self.parts)
         self.x, self.y = self.parts.x_train, self.parts.y_train
         self.augmented = None
-        if self.settings.colour_images:
+        if self.settings.colour_images and self.x.shape[1] == 3:
             size = self.settings.batch_size
             self.augmented = FlipsAndCrops(self.x, self.y, batch_size=size, seed=options.seed)
         with torch.random.fork_rng():

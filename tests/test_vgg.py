@@ -117,6 +117,7 @@ def test_the_job_trains_shrinks_codes_and_reloads(prior: Any, tmp_path: Path, mo
         monkeypatch.setattr(job, figure, lambda *_, **__: Figure())
     row = job.main(job.Options(net="vgg", width=1 / 32, prior=prior, out=tmp_path, progress=False, shrink=True))
     assert row["errors"]["coded"] <= 0.25  # half are wrong by chance: 100 points, beyond with 2e-7
+    assert len(row["matrices"]) == 15  # the normalisation's weights are none
     assert row["file_bytes"] == (tmp_path / "net.bdl").stat().st_size
     net = vgg((3, 8, 8), 2, width=1 / 32)
     small = bdl.load_compressed(tmp_path / "net.bdl", net)

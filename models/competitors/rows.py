@@ -66,7 +66,7 @@ def row_of_report(
     return Row(
         method,
         architecture=report.architecture,
-        bits="-".join(str(b) for name, b in report.bits.items() if name.endswith("weight")),
+        bits=report.layer_bits,
         left=100 * report.nonzero / report.weights,
         pruning=pruning_rate(report.weights, report.dense, report.nonzero),
         pruning_error=percent.get("pruned"),

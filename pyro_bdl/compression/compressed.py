@@ -31,7 +31,7 @@ class Report:
     Attributes:
         architecture: units kept, in the order of computation, e.g. `278-98-13`.
         weights, dense, nonzero: parameters of the original network, of the small one, and those of it that are not 0.
-        bits: width of each layer's weights in fixed point, by parameter name.
+        bits: width of each parameter in fixed point, by name.
         pruning: original bits over those of the small dense network, 32 bits a weight.
         pruning_sparse: the same over those of the weights that are not 0 in the file.
         fast: original bits over those of the small dense network at the bit widths.
@@ -41,6 +41,7 @@ class Report:
         errors: validation error, where it was asked for, of the networks that the rates are about: `posterior mean`,
             `pruned` (32 bits a weight), `fast` (at the bit widths), `coded` (what the file gives back).
         errors_one_bit_below: by parameter, the error of `fast` when that parameter has one bit less than its width.
+        matrices: the parameters that are a layer's weights, unlike biases and normalisation.
     """
 
     architecture: str
@@ -56,6 +57,12 @@ class Report:
     bytes_by_part: Mapping[str, float]
     errors: Mapping[str, float] = field(default_factory=dict)
     errors_one_bit_below: Mapping[str, float] = field(default_factory=dict)
+    matrices: tuple[str, ...] = ()
+
+    @property
+    def layer_bits(self) -> str:
+        """The widths of the layers' weights, in the order of computation: `8-11-14`."""
+        return "-".join(str(self.bits[name]) for name in self.matrices)
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain numbers, strings and dictionaries."""
@@ -66,7 +73,7 @@ class Report:
         table.add_row("architecture", self.architecture)
         share = 100 * self.nonzero / self.weights
         table.add_row("weights", f"{self.weights:,} to {self.dense:,}, of them {self.nonzero:,} not 0 ({share:.2f}%)")
-        table.add_row("bits", "-".join(str(b) for name, b in self.bits.items() if name.endswith("weight")))
+        table.add_row("bits", self.layer_bits)
         table.add_row("pruning", f"{self.pruning:.1f}x dense, {self.pruning_sparse:.1f}x sparse")
         table.add_row("fast prediction", f"{self.fast:.1f}x")
         table.add_row("maximum", f"{self.maximum:.1f}x, {self.file_bytes:,} bytes")
@@ -150,6 +157,7 @@ class CompressedNetwork:
             bytes_by_part={name: bits / 8 for name, bits in parts.items()} | {"container": size - len(stream)},
             errors=dict(self.errors),
             errors_one_bit_below=dict(self.errors_one_bit_below),
+            matrices=tuple(name for name, p in self.module.named_parameters() if p.dim() > 1),
         )
 
     @cached_property
