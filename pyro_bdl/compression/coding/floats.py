@@ -32,10 +32,7 @@ class Floats:
         for model, plane in zip(PLANES, planes, strict=True):
             model.code(coder, plane)
         if coder.decoding:
-            high, *rest = (plane.astype(np.uint32) for plane in planes)
-            for plane in rest:
-                high = high << 8 | plane
-            flat[...] = high.view(np.int32)
+            flat[...] = planes[0] << 24 | planes[1] << 16 | planes[2] << 8 | planes[3]
 
 
 def put_floats(encoder: Encoder, values: ArrayLike) -> None:
