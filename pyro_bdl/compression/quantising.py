@@ -72,28 +72,39 @@ def nats(symbols: Tensor, size: int) -> Tensor:
 
 
 def _settle(mean: Tensor, variance: Tensor, levels: Tensor, trade: float, rounds: int) -> Tensor:
-    """The integers when they no longer change, or after so many rounds; all in units of the step.
-
-    Weights are taken together that have the same nearest integer, as they have the same few candidates; where there are
-    few comparisons anyway, all weights with all integers.
-    """
+    """The integers when they no longer change, or after so many rounds; all in units of the step."""
     lowest, highest = min(int(levels.min()), 0), max(int(levels.max()), 0)
     values = torch.arange(lowest, highest + 1, dtype=torch.float64, device=mean.device)
-    every = torch.arange(len(values), device=mean.device) if len(mean) * len(values) <= FEW else None
-    levels, order = levels.sort()
-    mean, variance = mean[order], variance[order]
-    nearest, sizes = (found.tolist() for found in levels.unique_consecutive(return_counts=True))
-    groups = list(zip(nearest, mean.split(sizes), variance.split(sizes), strict=True))
+    nearest = levels - lowest
     for _ in range(rounds):
         costs = trade * nats(levels - lowest, len(values))
-        if every is None:
-            after = torch.cat([_cheapest(m, v, values, costs, _candidates(costs, k - lowest)) for k, m, v in groups])
-        else:
-            after = _cheapest(mean, variance, values, costs, every)
+        after = _best(mean, variance, nearest, values, costs) + lowest
         if torch.equal(levels, after):
             break
         levels = after
-    return torch.empty_like(levels).index_copy_(0, order, levels)
+    return levels
+
+
+def _best(mean: Tensor, variance: Tensor, nearest: Tensor, values: Tensor, costs: Tensor) -> Tensor:
+    """Which of the values is the best for each weight, given which is its nearest.
+
+    That is the most frequent one, of the cost c, where its deviation and c together are less than all other costs, as
+    for weights that are mostly noise. The other weights are taken together by their nearest value, as they have the
+    same few candidates. Where there are few comparisons, all are made.
+    """
+    if len(values) == 1 or len(mean) * len(values) <= FEW:
+        return _cheapest(mean, variance, values, costs, torch.arange(len(values), device=mean.device))
+    frequent = int(costs.argmin())
+    rest = torch.cat([costs[:frequent], costs[frequent + 1 :]])
+    unsure = (mean - values[frequent]).square_().div_(2.0 * variance) + costs[frequent] >= rest.min()
+    result = torch.full_like(nearest, frequent)
+    where = unsure.nonzero().flatten()
+    order = nearest[where].argsort()
+    where = where[order]
+    near, sizes = (found.tolist() for found in nearest[where].unique_consecutive(return_counts=True))
+    for k, rows in zip(near, where.split(sizes), strict=True):
+        result[rows] = _cheapest(mean[rows], variance[rows], values, costs, _candidates(costs, k))
+    return result
 
 
 def _candidates(costs: Tensor, nearest: int) -> Tensor:
@@ -111,14 +122,12 @@ def _candidates(costs: Tensor, nearest: int) -> Tensor:
 def _cheapest(mean: Tensor, variance: Tensor, values: Tensor, costs: Tensor, candidates: Tensor) -> Tensor:
     """Which of the candidates has the least sum of deviation and cost, in chunks of bounded memory."""
     values, costs = values[candidates], costs[candidates]
-    if len(values) == 1:
-        return values.long().expand(len(mean))
     rows = max(1, CHUNK // len(values))
     parts = [
         ((m[:, None] - values).square_().div_(2.0 * v[:, None]) + costs).argmin(1)
         for m, v in zip(mean.split(rows), variance.split(rows), strict=True)
     ]
-    return values.long()[torch.cat(parts)]
+    return candidates[torch.cat(parts)]
 
 
 def _free(mean: Tensor, variance: Tensor, fixed: Tensor | None) -> Tensor:

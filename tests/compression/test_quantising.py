@@ -77,6 +77,9 @@ def test_noise_becomes_zero_and_signal_stays() -> None:
     mean[:600] = 0.0
     assert quantise(mean, variance, step=0.25).count_nonzero() == 0
     assert bool((quantise(mean, torch.full((1000,), 1e-8), step=0.25)[600:] == 1).all())
+    many = torch.full((20_000,), 0.1)
+    assert quantise(many, many, step=0.25).count_nonzero() == 0
+    assert bool((quantise(many, many, step=0.1) == 1).all())
 
 
 def test_fixed_weights_are_zero_and_tell_nothing() -> None:
