@@ -1,52 +1,32 @@
 """From a fitted guide to a compressed network."""
 
-import copy
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pyro_bdl.bayesian_module import BayesianModule
-from pyro_bdl.compression.choosing import (
-    choose_integers,
-    entropy,
-    values_of,
-)
+from pyro_bdl.compression.choosing import choose_integers, entropy, values_of
 from pyro_bdl.compression.codebook import Clustered, recluster
 from pyro_bdl.compression.codec import Parameter, floating_buffers
 from pyro_bdl.compression.compressed import CompressedNetwork, architecture_of, count, require_network
 from pyro_bdl.compression.example_inputs import ExampleInputs, require_affordable
 from pyro_bdl.compression.posterior import WeightPosterior
-from pyro_bdl.compression.precision import fixed_point, small_float
-from pyro_bdl.compression.pruning import keep_below, unit_log_alpha
+from pyro_bdl.compression.pruned import Pruned, with_values
 from pyro_bdl.compression.sharing import choose_shared, sharing_of
-from pyro_bdl.compression.thresholds import choose_thresholds
-from pyro_bdl.compression.units.cutting import zero
+from pyro_bdl.compression.unit_choice import unit_masks
 from pyro_bdl.compression.units.dead_units import without_dead_units
 from pyro_bdl.compression.units.finding import Units, find_units
 from pyro_bdl.compression.units.probing import positional
 from pyro_bdl.compression.units.shrinking import shrink, shrink_tensors
-from pyro_bdl.compression.validation import Error, Validation, error_function, standard_error
-from pyro_bdl.compression.widths import (
-    NOISE,
-    Evaluate,
-    Widths,
-    choose_widths,
-    errors_one_bit_below,
-    rounded,
-    rounded_by_unit,
-    unit_widths,
-)
+from pyro_bdl.compression.validation import Validation, error_function, standard_error
+from pyro_bdl.compression.variants import at_widths
 from pyro_bdl.errors import InputError, UnsupportedModelError
 from pyro_bdl.priors.mixture import SoftWeightSharing
 from pyro_bdl.weight_moments import weight_moments, weight_posterior
-
-UNIT_SHARES = (0.0, 0.5)  # of the tolerance that units may use up; the rest is for quantisation
-WIDTHS_TOLERANCE = 0.001  # of the error at the bit widths: 0.1 points more than that of 32 bits
 
 
 def compress(
@@ -141,8 +121,9 @@ def compress(
         raise InputError("tolerance", expected="a number, with a function for validation", got="None")
     example = _as_arguments(net, example_input)
     posterior = _posterior(net, guide, example, scales=codebook is None)
-    sharing = None if codebook is None else sharing_of(codebook, posterior)
-    mean = _with_values(net, posterior.mean)
+    if codebook is not None:
+        sharing_of(codebook, posterior)  # is it one?
+    mean = with_values(net, posterior.mean)
     inputs, units = _units(mean, example)
     unpruned = math.nan if evaluate is None else evaluate(mean)
     if tolerance is None and points is not None:
@@ -150,48 +131,30 @@ def compress(
     limit = math.nan if tolerance is None else unpruned + tolerance
 
     best: tuple[bool, float, Mapping[str, Tensor], dict[str, Parameter]] | None = None
-    for unit_masks in _unit_masks(mean, posterior, units, unit_thresholds, evaluate, tolerance):
-        pruned, gone = _pruned(mean, units, units.complete(unit_masks))
-        error_of = None if evaluate is None else _error_with_values(pruned, evaluate)
-        found: dict[str, Parameter] = (
-            {**choose_integers(posterior, gone, evaluate=error_of, limit=limit, spread=spread, trade=trade)}
-            if sharing is None
-            else choose_shared(sharing, posterior, gone, evaluate=error_of, limit=limit, spread=spread, trade=trade)
-        )
-        bad = error_of is not None and error_of(values_of(found, posterior.mean)) > limit
+    allowed = tolerance or 0.0
+    for masks in unit_masks(mean, posterior, units, unit_thresholds, evaluate, unpruned=unpruned, tolerance=allowed):
+        pruned = Pruned.of(mean, posterior, units, masks)
+        error_of = None if evaluate is None else pruned.error_of(evaluate, above=limit)
+        found = _coded(pruned, codebook, evaluate=error_of, limit=limit, spread=spread, trade=trade)
+        bad = error_of is not None and error_of(values_of(found, pruned.posterior.mean)) > limit
         bits = sum(entropy(q.levels) for q in found.values())
         if best is None or (bad, bits) < best[:2]:
-            best = bad, bits, unit_masks, found
+            best = bad, bits, masks, pruned.whole(found)
     assert best is not None
     _, _, kept, integers = best
-    quantised = _with_values(net, values_of(integers, posterior.mean))
+    quantised = with_values(net, values_of(integers, posterior.mean))
     nonzero = {name: q.levels != 0 for name, q in integers.items()}
     kept = without_dead_units(quantised, nonzero, example, units=units, kept=kept)
     small = shrink(quantised, kept, example, units=units)
     for buffer in floating_buffers(small).values():
         buffer.copy_(buffer.float())  # as the file has them
 
-    pruned, gone = _pruned(mean, units, kept)
-    error_of, narrow, below, errors = None, math.nan, {}, {}
+    pruned = Pruned.of(mean, posterior, units, kept)
+    widths, rounded, below = at_widths(pruned, evaluate, spread=spread)
+    variants = {"pruned": pruned.module, **rounded, "coded": small}
+    errors = {}
     if evaluate is not None:
-        error_of, narrow = _error_with_values(pruned, evaluate), evaluate(pruned) + WIDTHS_TOLERANCE
-    fixed = choose_widths(posterior, gone, evaluate=error_of, limit=narrow, spread=spread, rule=fixed_point)
-    floats = choose_widths(posterior, gone, evaluate=error_of, limit=narrow, spread=spread, rule=small_float)
-    widths = Widths(fixed, floats, unit_widths(posterior, gone, fixed))
-
-    def shrunk(values: Mapping[str, Tensor]) -> nn.Module:
-        return shrink(_with_values(net, values), kept, example, units=units)
-
-    variants = {
-        "pruned": shrunk(dict(pruned.named_parameters())),
-        "fast": shrunk(rounded(posterior, gone, fixed)),
-        "fast in floats": shrunk(rounded(posterior, gone, floats)),
-        "fast by unit": shrunk(rounded_by_unit(posterior, gone, widths)),
-        "coded": small,
-    }
-    if evaluate is not None and error_of is not None:
         errors = {"posterior mean": unpruned} | {name: evaluate(module) for name, module in variants.items()}
-        below = errors_one_bit_below(posterior, gone, fixed, evaluate=error_of)
         if errors["coded"] > limit:
             warnings.warn(
                 f"No choice tried keeps the tolerance: validation error {errors['coded']:.4g}, limit {limit:.4g}",
@@ -205,6 +168,13 @@ def compress(
         variants=variants, kept=kept, units=units, parameters=parameters, widths=widths, errors=errors,
         errors_one_bit_below=below, architecture=architecture_of(net), weights=count(net), inputs=inputs,
     )  # fmt: skip
+
+
+def _coded(pruned: Pruned, codebook: int | SoftWeightSharing | None, **options: Any) -> dict[str, Parameter]:
+    """Integers, or places in a codebook."""
+    if codebook is None:
+        return {**choose_integers(pruned.posterior, pruned.gone, **options)}
+    return choose_shared(sharing_of(codebook, pruned.posterior), pruned.posterior, pruned.gone, **options)
 
 
 def _as_arguments(net: nn.Module, example_input: Any) -> tuple[Tensor, ...]:
@@ -256,54 +226,3 @@ def _units(mean: nn.Module, example: tuple[Tensor, ...]) -> tuple[ExampleInputs,
 def _found(mean: nn.Module, inputs: ExampleInputs) -> Units:
     require_affordable(mean, inputs)
     return find_units(mean, inputs.zeros(mean))
-
-
-def _with_values(net: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of a network with these parameters, for prediction."""
-    result = copy.deepcopy(net).eval()
-    with torch.no_grad():
-        for name, parameter in result.named_parameters():
-            parameter.copy_(values[name])
-    return result
-
-
-def _error_with_values(net: nn.Module, evaluate: Error) -> Evaluate:
-    """The error as a function of the parameters' values."""
-    network = copy.deepcopy(net)
-
-    @torch.no_grad()
-    def error(values: Mapping[str, Tensor]) -> float:
-        for name, parameter in network.named_parameters():
-            parameter.copy_(values[name])
-        return evaluate(network)
-
-    return error
-
-
-def _pruned(mean: nn.Module, units: Units, kept: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
-    """The network with zeros in the place of what is not kept, and where these are."""
-    pruned = zero(copy.deepcopy(mean), list(units.groups.values()), kept)
-    return pruned, {name: parameter.detach() == 0 for name, parameter in pruned.named_parameters()}
-
-
-def _unit_masks(
-    mean: nn.Module,
-    posterior: WeightPosterior,
-    units: Units,
-    given: float | Mapping[str, float] | None,
-    evaluate: Error | None,
-    tolerance: float | None,
-) -> Iterator[Mapping[str, Tensor]]:
-    """The units that stay: by the thresholds given; else by those chosen with a share of the tolerance, and all."""
-    scores = unit_log_alpha(posterior, units)
-    if given is not None or evaluate is None:
-        yield keep_below(scores, NOISE if given is None else given, units=units)
-        return
-    yield {}
-    if not any(bool(variance.any()) for variance in posterior.variance.values()):
-        return  # nothing tells which unit is noise
-    for share in UNIT_SHARES if scores else ():
-        allowed = share * (tolerance or 0.0)
-        yield choose_thresholds(
-            scores, lambda kept: evaluate(_pruned(mean, units, units.complete(kept))[0]), tolerance=allowed, units=units
-        ).kept

@@ -106,6 +106,7 @@ def test_the_reports_numbers() -> None:
     assert report.pruning_sparse == weights / nonzero
     assert report.fast == 32 * weights / at_width
     assert report.maximum == 4 * weights / len(small.to_bytes())
+    assert report.layer_bits == f"{report.bits['0.weight']}-{report.bits['2.weight']}"
     assert sum(report.bytes_by_part.values()) == report.file_bytes
     inputs, hidden = report.architecture.split("-")
     assert (int(inputs), int(hidden)) == (small.module[0].weight.shape[1], small.module[0].weight.shape[0])

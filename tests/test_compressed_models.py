@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import pyro_bdl as bdl
-from models.bayesian_compression import NETWORKS, error
+from models.compression_problem import error
+from models.compression_settings import NETWORKS
 from pyro_bdl.errors import FileUnavailableError
 
 FOLDER = Path(__file__).parents[1] / "models" / "compressed"

@@ -9,75 +9,15 @@ Three rates, each the bytes of the original network at 32 bits a weight over tho
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
 
 from models.competitors.outcome import Outcome
+from models.published import PUBLISHED, Row
 from pyro_bdl.compression.compressed import Report, count
 
 FLOAT_BITS = 32
-OURS = "measured"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One network in a table; `None` and empty where nothing is known.
-
-    Attributes:
-        method: name of the method.
-        source: where the figures come from.
-        architecture: units that are left.
-        bits: of the weights, by layer.
-        left: weights that are not zero, in percent of all.
-        pruning, pruning_error: rate and error in percent.
-        fast, fast_error: the same with the layers' bit widths.
-        maximum, maximum_error: the same of the coded file.
-        file_bytes: its length.
-        dense_error: of the network before pruning, in percent.
-        seconds: for training and compression.
-    """
-
-    method: str
-    source: str = OURS
-    architecture: str = ""
-    bits: str = ""
-    left: float | None = None
-    pruning: float | None = None
-    pruning_error: float | None = None
-    fast: float | None = None
-    fast_error: float | None = None
-    maximum: float | None = None
-    maximum_error: float | None = None
-    file_bytes: int | None = None
-    dense_error: float | None = None
-    seconds: float | None = None
-
-
-BC = "Louizos et al. 2017"
-PUBLISHED: dict[str, tuple[Row, ...]] = {
-    "lenet-300-100": (
-        Row("DC", BC, left=8.0, pruning=6, pruning_error=1.6, maximum=40, maximum_error=1.6, dense_error=1.6),
-        Row("DNS", BC, left=1.8, pruning=28, pruning_error=2.0, dense_error=1.6),
-        Row("SWS", BC, left=4.3, pruning=12, pruning_error=1.9, maximum=64, maximum_error=1.9, dense_error=1.6),
-        Row("Sparse VD", BC, "512-114-72", "8-11-14", 2.2, 21, 1.8, 84, 1.8, 113, 1.8, dense_error=1.6),
-        Row("BC-GNJ", BC, "278-98-13", "8-9-14", 10.8, 9, 1.8, 36, 1.8, 58, 1.8, dense_error=1.6),
-        Row("BC-GHS", BC, "311-86-14", "13-11-10", 10.6, 9, 1.8, 23, 1.9, 59, 2.0, dense_error=1.6),
-        Row("coded reparameterisation", "Oktay et al. 2020", maximum=124, maximum_error=1.9, file_bytes=8560),
-    ),
-    "lenet-5-caffe": (
-        Row("DC", BC, left=8.0, pruning=6, pruning_error=0.7, maximum=39, maximum_error=0.7, dense_error=0.9),
-        Row("DNS", BC, left=0.9, pruning=55, pruning_error=0.9, maximum=108, maximum_error=0.9, dense_error=0.9),
-        Row("SWS", BC, left=0.5, pruning=100, pruning_error=1.0, maximum=162, maximum_error=1.0, dense_error=0.9),
-        Row("Sparse VD", BC, "14-19-242-131", "13-10-8-12", 0.7, 63, 1.0, 228, 1.0, 365, 1.0, dense_error=0.9),
-        Row("GD", BC, "7-13-208-16", pruning_error=1.1),
-        Row("GL", BC, "3-12-192-500", pruning_error=1.0),
-        Row("BC-GNJ", BC, "8-13-88-13", "18-10-7-9", 0.9, 108, 1.0, 361, 1.0, 573, 1.0, dense_error=0.9),
-        Row("BC-GHS", BC, "5-10-76-16", "10-10-14-13", 0.6, 156, 1.0, 419, 1.0, 771, 1.0, dense_error=0.9),
-        Row("MIRACLE", "Havasi et al. 2019", maximum=1110, maximum_error=0.96, file_bytes=1520),
-    ),
-}
 
 
 def row_of(outcome: Outcome, *, errors: dict[str, float], seconds: float | None = None) -> Row:
@@ -126,7 +66,7 @@ def row_of_report(
     return Row(
         method,
         architecture=report.architecture,
-        bits="-".join(str(b) for name, b in report.bits.items() if name.endswith("weight")),
+        bits=report.layer_bits,
         left=100 * report.nonzero / report.weights,
         pruning=pruning_rate(report.weights, report.dense, report.nonzero),
         pruning_error=percent.get("pruned"),
@@ -152,9 +92,8 @@ def pruning_rate(weights: int, dense: int, nonzero: int) -> float:
 def table(rows: Iterable[Row], *, title: str = "") -> Table:
     """Rows side by side, errors in percent in brackets."""
     shown = Table(title=title)
-    for name in ("method", "source", "architecture"):
-        shown.add_column(name)
-    shown.add_column("bits")
+    for name in ("method", "source", "architecture", "bits"):
+        shown.add_column(name, overflow="fold")
     for name in ("left %", "pruning ×", "fast ×", "maximum ×", "bytes", "dense error %", "seconds"):
         shown.add_column(name, justify="right")
     last = None
@@ -175,7 +114,7 @@ def side_by_side(rows: Iterable[Row], net: str) -> Table:
     """Measured rows, then the published ones of that network, if there are any.
 
     >>> side_by_side([Row("DC", pruning=7.5, pruning_error=1.7)], "lenet-300-100").row_count
-    8
+    10
     """
     published = PUBLISHED.get(net, ())
     return table([*rows, *published], title=f"{net}: rate (test error %)")

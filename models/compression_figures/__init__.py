@@ -5,11 +5,12 @@ Figures are `matplotlib.figure.Figure`s that belong to no window; the animation 
 
 from models.compression_figures.full_size import full_size
 from models.compression_figures.histograms import weight_histograms
-from models.compression_figures.published import ORIGINAL_BYTES, PUBLISHED, Published
+from models.compression_figures.published import PUBLISHED, Published
 from models.compression_figures.recorder import Recorder, Snapshot
 from models.compression_figures.sizes import Size, error_against_bytes
 from models.compression_figures.sparsity import sparsity_patterns
 from models.compression_figures.thinning import thinning_animation
+from models.published import ORIGINAL_BYTES
 
 __all__ = [
     "ORIGINAL_BYTES",

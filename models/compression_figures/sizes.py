@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from models.compression_figures.labels import place_labels
-from models.compression_figures.published import NAMES, ORIGINAL_BYTES, PLAIN_ERROR, PUBLISHED, Published
+from models.compression_figures.published import PUBLISHED, Published
+from models.published import NAMES, ORIGINAL_BYTES, PLAIN_ERROR
 from pyro_bdl.diagnostics.plots import style
 from pyro_bdl.errors import InputError
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_bdl.compression.codec import EXPONENT_OFFSET, Quantised
 from pyro_bdl.compression.posterior import WeightPosterior
-from pyro_bdl.compression.precision import fixed_point
+from pyro_bdl.compression.precision import FixedPoint, fixed_point
 from pyro_bdl.compression.quantising import MOST_LEVEL, quantise
 from pyro_bdl.compression.widths import SPREADS, Evaluate, Values, width
 
@@ -38,8 +38,12 @@ def choose_integers(
     fit with half the KL; with 0.2 it did not grow.
     """
 
+    @cache
+    def formats(step: float) -> dict[str, FixedPoint]:
+        return {name: width(posterior, name, gone[name], step, fixed_point) for name in posterior.mean}
+
     def code(step: float, trade: float) -> dict[str, Quantised]:
-        return {name: integers_at(posterior, name, gone[name], step, trade) for name in posterior.mean}
+        return {name: integers_at(posterior, name, gone[name], f, trade) for name, f in formats(step).items()}
 
     if evaluate is None:
         return code(1.0 if spread is None else spread, TRADE if trade is None else trade)
@@ -82,10 +86,9 @@ def fewest_bits(
     return None if best is None else best[1]
 
 
-def integers_at(posterior: WeightPosterior, name: str, gone: Tensor, spread: float, trade: float) -> Quantised:
-    """One parameter on the grid of this spread, by `quantise`."""
+def integers_at(posterior: WeightPosterior, name: str, gone: Tensor, format: FixedPoint, trade: float) -> Quantised:
+    """One parameter on the grid of a format, by `quantise`."""
     mean, variance = posterior.mean[name], posterior.variance[name]
-    format = width(posterior, name, gone, spread, fixed_point)
     if format.bits == 0 or bool(gone.all()):
         return Quantised(torch.zeros_like(mean, dtype=torch.int64), 0)
     # As fine as the posterior asks for, unless that is finer than `quantise` or the file takes.
@@ -107,8 +110,10 @@ def bits_of(integers: Mapping[str, Quantised]) -> float:
 
 
 def entropy(levels: Tensor) -> float:
-    """The empirical entropy of integers in bits, times their number."""
-    counts = levels.unique(return_counts=True)[1].double()
+    """The empirical entropy of integers in a range of some thousands, in bits, times their number."""
+    flat = levels.flatten()
+    counts = torch.bincount(flat - flat.min()).double() if len(flat) else torch.ones(1).double()
+    counts = counts[counts > 0]
     return float(-(counts * (counts / counts.sum()).log2()).sum())
 
 

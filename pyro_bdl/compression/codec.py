@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pyro_bdl.compression.codebook import Clustered, get_book, get_clustered, put_book, shared_book
 from pyro_bdl.compression.coding.coder import Decoder, Encoder, corrupt
+from pyro_bdl.compression.coding.floats import get_floats, put_floats
 from pyro_bdl.compression.coding.sparse import Mask
 from pyro_bdl.compression.coding.symbols import Uniform
 from pyro_bdl.compression.coding.weights import Weights
@@ -98,8 +99,7 @@ def encode(
         encoder.put(parameter.levels.cpu().numpy(), Weights())
         parts.end(name, encoder)
     for name, buffer in buffers.items():
-        raw = buffer.detach().cpu().float().numpy().astype("<f4").tobytes()
-        encoder.put(np.frombuffer(raw, np.uint8).astype(np.int32), Uniform(256))
+        put_floats(encoder, buffer)
         parts.end(name, encoder)
     return encoder.finish(), parts.bits
 
@@ -128,8 +128,7 @@ def decode(data: bytes | memoryview, net: nn.Module, *, kind: int = QUANTISED) -
             levels = torch.from_numpy(decoder.get(shape, Weights()).astype(np.int64))
             _fill(parameter, Quantised(levels, exponent).value(parameter))
         for buffer in floating_buffers(small).values():
-            raw = decoder.get(4 * buffer.numel(), Uniform(256)).astype(np.uint8).tobytes()
-            _fill(buffer, torch.from_numpy(np.frombuffer(raw, "<f4").astype(np.float32)).reshape(buffer.shape))
+            _fill(buffer, get_floats(decoder, tuple(buffer.shape)))
     decoder.close()
     return small
 

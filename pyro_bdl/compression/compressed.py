@@ -43,6 +43,7 @@ class Report:
         errors: validation error, where it was asked for, of the `posterior mean` and of each of
             `CompressedNetwork.variants`.
         errors_one_bit_below: by parameter, the error of `fast` when that parameter has one bit less than its width.
+        matrices: the parameters that are a layer's weights, unlike biases and normalisation.
     """
 
     architecture: str
@@ -62,6 +63,12 @@ class Report:
     bytes_by_part: Mapping[str, float]
     errors: Mapping[str, float] = field(default_factory=dict)
     errors_one_bit_below: Mapping[str, float] = field(default_factory=dict)
+    matrices: tuple[str, ...] = ()
+
+    @property
+    def layer_bits(self) -> str:
+        """The widths of the layers' weights, in the order of computation: `8-11-14`."""
+        return "-".join(str(self.bits[name]) for name in self.matrices)
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain numbers, strings and dictionaries."""
@@ -72,8 +79,8 @@ class Report:
         table.add_row("architecture", self.architecture)
         share = 100 * self.nonzero / self.weights
         table.add_row("weights", f"{self.weights:,} to {self.dense:,}, of them {self.nonzero:,} not 0 ({share:.2f}%)")
-        table.add_row("bits", "-".join(str(b) for name, b in self.bits.items() if name.endswith("weight")))
-        table.add_row("as small floats", "-".join(f for name, f in self.float_bits.items() if name.endswith("weight")))
+        table.add_row("bits", self.layer_bits)
+        table.add_row("as small floats", "-".join(self.float_bits[name] for name in self.matrices))
         spans = [[b for b in bits if b] or [0] for bits in self.unit_bits.values()]
         table.add_row("by output unit", ", ".join(f"{min(bits)} to {max(bits)}" for bits in spans))
         table.add_row("pruning", f"{self.pruning:.1f}x dense, {self.pruning_sparse:.1f}x sparse")
@@ -180,6 +187,7 @@ class CompressedNetwork:
             bytes_by_part={name: bits / 8 for name, bits in parts.items()} | {"container": size - len(stream)},
             errors=dict(self.errors),
             errors_one_bit_below=dict(self.errors_one_bit_below),
+            matrices=tuple(name for name, p in self.module.named_parameters() if p.dim() > 1),
         )
 
     @property

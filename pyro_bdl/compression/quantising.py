@@ -19,6 +19,7 @@ from pyro_bdl.errors import InputError
 
 MOST_LEVEL = 2048
 CHUNK = 1 << 22
+FEW = 1 << 14  # comparisons that are sooner made than avoided
 
 
 def quantise(
@@ -74,9 +75,10 @@ def _settle(mean: Tensor, variance: Tensor, levels: Tensor, trade: float, rounds
     """The integers when they no longer change, or after so many rounds; all in units of the step."""
     lowest, highest = min(int(levels.min()), 0), max(int(levels.max()), 0)
     values = torch.arange(lowest, highest + 1, dtype=torch.float64, device=mean.device)
+    rounded = levels - lowest
     for _ in range(rounds):
         costs = trade * nats(levels - lowest, len(values))
-        after = nearest(mean, variance, values, costs) + lowest
+        after = _best(mean, variance, rounded, values, costs) + lowest
         if torch.equal(levels, after):
             break
         levels = after
@@ -84,13 +86,53 @@ def _settle(mean: Tensor, variance: Tensor, levels: Tensor, trade: float, rounds
 
 
 def nearest(mean: Tensor, variance: Tensor, values: Tensor, costs: Tensor) -> Tensor:
-    """Which of the values has the least sum of deviation and cost, for each mean; in chunks of bounded memory."""
+    """Which of the values has the least sum of deviation and cost, for each mean."""
+    return _cheapest(mean, variance, values, costs, torch.arange(len(values), device=mean.device))
+
+
+def _best(mean: Tensor, variance: Tensor, rounded: Tensor, values: Tensor, costs: Tensor) -> Tensor:
+    """Which of the values is the best for each weight, given which is its nearest.
+
+    That is the most frequent one, of the cost c, where its deviation and c together are less than all other costs, as
+    for weights that are mostly noise. The other weights are taken together by their nearest value, as they have the
+    same few candidates. Where there are few comparisons, all are made.
+    """
+    if len(values) == 1 or len(mean) * len(values) <= FEW:
+        return nearest(mean, variance, values, costs)
+    frequent = int(costs.argmin())
+    rest = torch.cat([costs[:frequent], costs[frequent + 1 :]])
+    unsure = (mean - values[frequent]).square_().div_(2.0 * variance) + costs[frequent] >= rest.min()
+    result = torch.full_like(rounded, frequent)
+    where = unsure.nonzero().flatten()
+    order = rounded[where].argsort()
+    where = where[order]
+    near, sizes = (found.tolist() for found in rounded[where].unique_consecutive(return_counts=True))
+    for k, rows in zip(near, where.split(sizes), strict=True):
+        result[rows] = _cheapest(mean[rows], variance[rows], values, costs, _candidates(costs, k))
+    return result
+
+
+def _candidates(costs: Tensor, nearest: int) -> Tensor:
+    """Which integers can be the best for a weight, given its nearest: those that cost less than all between the two.
+
+    For others there is one that is as near or nearer and costs no more. Where 0 is the most frequent integer, these are
+    hardly more than those between 0 and the nearest; for weights of less than half a step it is 0 alone.
+    """
+    below, above = costs[: nearest + 1].flip(0), costs[nearest:]
+    down = (below[1:] <= below.cummin(0).values[:-1]).nonzero().flatten() + 1
+    up = (above[1:] < above.cummin(0).values[:-1]).nonzero().flatten() + 1
+    return torch.cat([nearest - down.flip(0), down.new_tensor([nearest]), nearest + up])
+
+
+def _cheapest(mean: Tensor, variance: Tensor, values: Tensor, costs: Tensor, candidates: Tensor) -> Tensor:
+    """Which of the candidates has the least sum of deviation and cost, in chunks of bounded memory."""
+    values, costs = values[candidates], costs[candidates]
     rows = max(1, CHUNK // len(values))
     parts = [
         ((m[:, None] - values).square_().div_(2.0 * v[:, None]) + costs).argmin(1)
         for m, v in zip(mean.split(rows), variance.split(rows), strict=True)
     ]
-    return torch.cat(parts)
+    return candidates[torch.cat(parts)]
 
 
 def _free(mean: Tensor, variance: Tensor, fixed: Tensor | None) -> Tensor:

@@ -27,8 +27,9 @@ from pyro_bdl.compression.clustering import k_means
 from pyro_bdl.compression.codebook import MOST_VALUES, Clustered, clustered
 from pyro_bdl.compression.codec import Parameter, Quantised
 from pyro_bdl.compression.posterior import WeightPosterior
+from pyro_bdl.compression.precision import fixed_point
 from pyro_bdl.compression.quantising import nats, nearest
-from pyro_bdl.compression.widths import Evaluate, Values
+from pyro_bdl.compression.widths import Evaluate, Values, width
 from pyro_bdl.errors import InputError
 from pyro_bdl.priors.mixture import SoftWeightSharing
 
@@ -161,8 +162,10 @@ def choose_shared(
         trade: then for all. Default: chosen.
     """
     rest = [name for name in posterior.mean if name not in set(sharing.names)]
+    at = REST_SPREAD if spread is None else spread
     others: dict[str, Quantised] = {
-        name: integers_at(posterior, name, gone[name], REST_SPREAD if spread is None else spread, 0.0) for name in rest
+        name: integers_at(posterior, name, gone[name], width(posterior, name, gone[name], at, fixed_point), 0.0)
+        for name in rest
     }
 
     def code(size: Any, trade: float) -> dict[str, Parameter]:

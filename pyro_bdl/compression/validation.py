@@ -11,13 +11,16 @@ from pyro_bdl.compression.units.probing import positional
 from pyro_bdl.errors import InputError, NumericalError
 
 Validation = tuple[Any, Tensor] | Callable[[nn.Module], float]
-Error = Callable[[nn.Module], float]
+Error = Callable[..., float]  # of a network, and the error `above` which it need not be exact
 
 ROWS = 1000
 
 
 def error_function(validation: Validation) -> tuple[Error, int | None]:
     """The error of a network as a function, and the number of validation points where it is known.
+
+    The function takes `above`, too: an error beyond it is told as soon as it is certain, and then is a lower bound. So
+    a search for what is within a limit goes through all data only for what is, nearly.
 
     Args:
         validation: inputs (a tensor, or a tuple of positional ones) and class labels; the error is the share of points
@@ -39,13 +42,15 @@ def error_function(validation: Validation) -> tuple[Error, int | None]:
     _check(inputs, labels)
 
     @torch.no_grad()
-    def error(net: nn.Module) -> float:
+    def error(net: nn.Module, above: float = math.inf) -> float:
         wrong = 0
         for start in range(0, len(labels), ROWS):
             outputs = net(*(x[start : start + ROWS] for x in inputs))
             targets = labels[start : start + ROWS]
             _check_outputs(outputs, targets)
             wrong += int((outputs.argmax(-1) != targets.to(outputs.device)).sum())
+            if wrong / len(labels) > above:
+                break
         return wrong / len(labels)
 
     return error, len(labels)
@@ -64,8 +69,8 @@ def standard_error(error: float, points: int) -> float:
     return math.sqrt(p * (1 - p) / points)
 
 
-def _checked(validation: Error) -> Error:
-    def error(net: nn.Module) -> float:
+def _checked(validation: Callable[[nn.Module], float]) -> Error:
+    def error(net: nn.Module, above: float = math.inf) -> float:
         found = float(validation(net))
         if not 0 <= found <= 1:
             raise NumericalError(f"the validation error: expected a fraction in [0, 1], got {found}")

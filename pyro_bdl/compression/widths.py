@@ -48,8 +48,8 @@ def choose_widths(
     """The format of each parameter.
 
     First one noise for all, in posterior deviations (`fixed_point`), the largest within the limit; then a parameter at
-    a time, those that hold the most bits first, is given one bit less for as long as the error stays within the limit.
-    So with any one parameter a bit below its width the error is beyond the limit.
+    a time, those that hold the most bits first, is given one bit less for as long as the error stays within the limit,
+    and all again until none can. So with any one parameter a bit below its width the error is beyond the limit.
 
     Args:
         posterior: of the weights.
@@ -151,20 +151,23 @@ def _of_units(posterior: WeightPosterior, name: str, gone: Tensor, layer: FixedP
 def _narrowed(
     posterior: WeightPosterior, gone: Values, widths: dict[str, F], evaluate: Evaluate, limit: float
 ) -> dict[str, F]:
-    """Bits are taken from one parameter after the other until no other bit can go."""
+    """Bits are taken from one parameter after the other until no other bit can go.
 
-    def left(name: str) -> int:
-        return widths[name].bits * int((~gone[name]).sum())
-
-    stuck: set[str] = set()
-    while free := [n for n, w in widths.items() if n not in stuck and w.narrower().bits < w.bits]:
-        name = max(free, key=left)
-        fewer = {**widths, name: widths[name].narrower()}
-        if evaluate(rounded(posterior, gone, fewer)) <= limit:
-            widths, stuck = fewer, set()
-        else:
-            stuck.add(name)
-    return widths
+    After a success the parameters that had failed before are tried once more in the next round, not at once: with as
+    many bits taken as there are parameters that would be quadratic in their number.
+    """
+    refused: dict[str, dict[str, F]] = {}  # at which widths of all a bit was too many: then nothing is new
+    while True:
+        before = widths
+        for name in sorted(widths, key=lambda n: -widths[n].bits * int((~gone[n]).sum())):
+            while widths[name].narrower().bits < widths[name].bits and refused.get(name) != widths:
+                fewer = {**widths, name: widths[name].narrower()}
+                if evaluate(rounded(posterior, gone, fewer)) <= limit:
+                    widths = fewer
+                else:
+                    refused[name] = widths
+        if widths == before:
+            return widths
 
 
 def _widths(posterior: WeightPosterior, gone: Values, spread: float, rule: Callable[..., F]) -> dict[str, F]:

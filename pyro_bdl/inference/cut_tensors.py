@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from pyro_bdl.compression.units.selected_linear import SelectedLinear
-from pyro_bdl.compression.units.unit_groups import Units, cuts
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,16 +31,6 @@ class Cut:
     def take(self) -> None:
         """Read the part from its places in the whole."""
         self.part.copy_(self.whole[self.left].view(self.part.shape))
-
-
-def elements_left(net: nn.Module, units: Units, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """By parameter and buffer name, which elements are left where these units are kept (masks of all groups)."""
-    tensors = dict(net.named_parameters()) | dict(net.named_buffers())
-    left = {name: torch.ones(tensor.shape, dtype=torch.bool) for name, tensor in tensors.items()}
-    for (name, dim), gone in cuts(list(units.groups.values()), kept).items():
-        if name in left and len(gone):
-            left[name].index_fill_(dim, gone, False)
-    return {name: mask.to(tensors[name].device) for name, mask in left.items()}
 
 
 def cut_buffers(net: nn.Module, part: nn.Module, left: Mapping[str, Tensor]) -> list[Cut]:

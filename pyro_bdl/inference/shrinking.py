@@ -17,9 +17,10 @@ from pyro_bdl.compression.posterior import WeightPosterior
 from pyro_bdl.compression.pruning import kept_at, unit_log_alpha
 from pyro_bdl.compression.units.cutting import cut
 from pyro_bdl.compression.units.finding import Units, find_units
+from pyro_bdl.compression.units.shrinking import elements_left
 from pyro_bdl.errors import InputError, UnsupportedModelError
 from pyro_bdl.guides.mean_field import AutoMeanField, Site
-from pyro_bdl.inference.cut_tensors import Cut, cut_buffers, elements_left, exchange_parameters
+from pyro_bdl.inference.cut_tensors import Cut, cut_buffers, exchange_parameters
 from pyro_bdl.inference.numbers_left import NumbersLeft, numbers_left
 from pyro_bdl.inference.steps import FlatStep
 from pyro_bdl.parameters import own_parameter

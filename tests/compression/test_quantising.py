@@ -77,6 +77,9 @@ def test_noise_becomes_zero_and_signal_stays() -> None:
     mean[:600] = 0.0
     assert quantise(mean, variance, step=0.25).count_nonzero() == 0
     assert bool((quantise(mean, torch.full((1000,), 1e-8), step=0.25)[600:] == 1).all())
+    many = torch.full((20_000,), 0.1)
+    assert quantise(many, many, step=0.25).count_nonzero() == 0
+    assert bool((quantise(many, many, step=0.1) == 1).all())
 
 
 def test_fixed_weights_are_zero_and_tell_nothing() -> None:
@@ -87,6 +90,26 @@ def test_fixed_weights_are_zero_and_tell_nothing() -> None:
     assert levels[fixed].count_nonzero() == 0
     assert torch.equal(levels[~fixed], quantise(mean[~fixed], variance[~fixed], step=0.1))
     assert quantise(mean, variance, step=0.1, fixed=torch.ones_like(fixed)).count_nonzero() == 0
+
+
+@pytest.mark.parametrize("trade", [0.05, 1.0, 30.0])
+@pytest.mark.parametrize("step", [0.5, 0.02])
+def test_few_candidates_are_enough(trade: float, step: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same integers as when each is compared with all, for costs that rise and fall too."""
+    mean, variance = posterior(2000)
+    mean[:500] = 0.7  # a second peak of the frequencies
+    found = quantise(mean, variance, step=step, trade=trade)
+    calls = []
+    monkeypatch.setattr(quantising, "FEW", 0)
+    assert torch.equal(found, quantise(mean, variance, step=step, trade=trade))
+
+    def all_of_them(costs: Tensor, nearest: int) -> Tensor:
+        calls.append(nearest)
+        return torch.arange(len(costs))
+
+    monkeypatch.setattr(quantising, "_candidates", all_of_them)
+    assert torch.equal(found, quantise(mean, variance, step=step, trade=trade))
+    assert calls
 
 
 def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:

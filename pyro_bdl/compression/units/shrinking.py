@@ -4,6 +4,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pyro_bdl.compression.units.cutting import cut, without, zero
@@ -100,3 +101,13 @@ def shrink_tensors(tensors: Mapping[str, Tensor], kept: Mapping[str, Tensor], *,
         if name in result and len(gone):
             result[name] = without(result[name], dim, gone)
     return result
+
+
+def elements_left(net: nn.Module, units: Units, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """By parameter and buffer name, which elements are left where these units are kept (masks of all groups)."""
+    tensors = dict(net.named_parameters()) | dict(net.named_buffers())
+    left = {name: torch.ones(tensor.shape, dtype=torch.bool) for name, tensor in tensors.items()}
+    for (name, dim), gone in cuts(list(units.groups.values()), kept).items():
+        if name in left and len(gone):
+            left[name].index_fill_(dim, gone, False)
+    return {name: mask.to(tensors[name].device) for name, mask in left.items()}

@@ -6,6 +6,7 @@ from pathlib import Path
 import mpmath
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import gammaln
@@ -13,6 +14,7 @@ from scipy.special import gammaln
 from pyro_bdl.compression.coding import contexts, mixing, sparse
 from pyro_bdl.compression.coding.coder import TOTAL, Decoder, Encoder, Model, measure
 from pyro_bdl.compression.coding.contexts import ContextIntegers, ContextMask
+from pyro_bdl.compression.coding.floats import Floats, get_floats, put_floats
 from pyro_bdl.compression.coding.sparse import Bernoulli, Gaps, Mask, RowsColumns
 from pyro_bdl.compression.coding.symbols import Adaptive, Magnitudes, Static, Symbols, Uniform
 from pyro_bdl.compression.coding.tables import frequencies, shape_weights
@@ -72,6 +74,31 @@ def test_magnitudes_and_symbols_round_trip(values: np.ndarray, more: int) -> Non
     round_trip(values, Uniform(min(most + 1 + more, 2**31)))
     for model in (Symbols(60), Adaptive(60), Static(frequencies(np.arange(60)))):
         round_trip(values % 60, model)
+
+
+@given(arrays(-(2**31), 2**31 - 1))
+@settings(max_examples=25, deadline=None)
+def test_bits_of_floats_round_trip(values: np.ndarray) -> None:
+    round_trip(values, Floats())
+    numbers = values.astype(np.int32).view(np.float32)
+    numbers = numbers[np.isfinite(numbers)]
+    encoder = Encoder()
+    put_floats(encoder, torch.from_numpy(numbers))
+    decoder = Decoder(encoder.finish())
+    np.testing.assert_array_equal(get_floats(decoder, numbers.shape).numpy().view(np.int32), numbers.view(np.int32))
+    decoder.close()
+
+
+def test_floats_that_are_none_are_refused() -> None:
+    encoder = Encoder()
+    put_floats(encoder, torch.tensor([1.0, torch.inf]))
+    with pytest.raises(CorruptFileError, match="finite"):
+        get_floats(Decoder(encoder.finish()), 2)
+
+
+def test_floats_that_are_alike_cost_one() -> None:
+    assert round_trip(np.full(10_000, np.float32(-0.99999)).view(np.int32), Floats()) <= 5
+    assert round_trip(np.append(np.zeros(99, np.int32), 1), Floats()) > 300
 
 
 EXTREMES = np.array([2**31 - 1, -(2**31) + 1, 0, 1, -1])
