@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from pyro_bdl.compression.codec import Parts, decode_cut, encode_cut, floating_buffers
-from pyro_bdl.compression.coding.coder import Decoder, Encoder, Model, corrupt
+from pyro_bdl.compression.coding.coder import Decoder, Encoder
 from pyro_bdl.compression.coding.container import pack, read_container, write_container
+from pyro_bdl.compression.coding.protocol import Model, corrupt
 from pyro_bdl.compression.coding.sparse import Mask
 from pyro_bdl.compression.coding.symbols import Adaptive, Magnitudes, Uniform
 from pyro_bdl.compression.coding.weights import Weights

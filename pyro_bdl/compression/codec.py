@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyro_bdl.compression.coding.coder import Decoder, Encoder, corrupt
+from pyro_bdl.compression.coding.coder import Decoder, Encoder
+from pyro_bdl.compression.coding.protocol import corrupt
 from pyro_bdl.compression.coding.sparse import Mask
 from pyro_bdl.compression.coding.symbols import Uniform
 from pyro_bdl.compression.coding.weights import Weights

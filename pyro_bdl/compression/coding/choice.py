@@ -5,7 +5,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from pyro_bdl.compression.coding.coder import Coder, Integers, Meter, Model
+from pyro_bdl.compression.coding.meter import Meter
+from pyro_bdl.compression.coding.protocol import Coder, Integers, Model
 from pyro_bdl.compression.coding.symbols import number
 from pyro_bdl.errors import InputError
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pyro_bdl.compression.coding.coder import Coder, Integers, corrupt, require_range
 from pyro_bdl.compression.coding.mixing import Decision, Settings
+from pyro_bdl.compression.coding.protocol import Coder, Integers, corrupt, require_range
 from pyro_bdl.compression.coding.symbols import Magnitudes
 from pyro_bdl.errors import InputError
 
@@ -32,7 +32,7 @@ class ContextMask:
         settings: which of the three `SETTINGS`: strong row and column effects as independent evidence, faster
             learning, or weak effects.
 
-    >>> from pyro_bdl.compression.coding.coder import measure
+    >>> from pyro_bdl.compression.coding.meter import measure
     >>> mask = np.outer(np.arange(40) % 3 == 0, np.arange(60) % 5 == 0)
     >>> measure(mask, ContextMask()) < 0.6 * 2400 * 0.36  # the entropy of a cell alone is 0.36 bits
     True

@@ -18,7 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pyro_bdl.compression.coding.coder import BIT_TOTAL, Coder
+from pyro_bdl.compression.coding.protocol import BIT_TOTAL, Coder
 
 STEP = 256
 LIMIT = 11 * STEP

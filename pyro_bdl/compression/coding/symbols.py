@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pyro_bdl.compression.coding.coder import (
+from pyro_bdl.compression.coding.protocol import (
     CHUNK,
     Coder,
     Frequencies,
@@ -31,7 +31,7 @@ STRENGTHS = (4, 32, 256, 1 << 14)
 class Uniform:
     """Integers in [0, size), all alike; above 2^18 in bytes, the highest first.
 
-    >>> from pyro_bdl.compression.coding.coder import measure
+    >>> from pyro_bdl.compression.coding.meter import measure
     >>> round(measure([3, 1], Uniform(8)), 3)
     6.0
     """
@@ -86,7 +86,7 @@ class Adaptive:
         size: number of symbols K.
         prior: (K,) integers > 0, the pseudo-counts :math:`a_k` in units of 1/256, or one for all of them. Default 128.
 
-    >>> from pyro_bdl.compression.coding.coder import measure
+    >>> from pyro_bdl.compression.coding.meter import measure
     >>> round(measure([0, 0, 0, 0], Adaptive(2)), 3)  # 1/2 3/4 5/6 7/8
     1.871
     """
@@ -137,7 +137,7 @@ class Symbols:
     a normal law, of 31 widths and 4 strengths, of which the strongest is as good as a static table. Naming one costs 4
     to about 20 bits.
 
-    >>> from pyro_bdl.compression.coding.coder import measure
+    >>> from pyro_bdl.compression.coding.meter import measure
     >>> values = np.arange(200) % 8 + np.arange(200) % 7
     >>> measure(values, Symbols(64)) < measure(values, Adaptive(64))
     True
@@ -190,7 +190,7 @@ class Magnitudes:
     counts, then its bits after the leading one, the next two under adaptive counts, the others as they are (an adaptive
     form of Elias's gamma code, 1975).
 
-    >>> from pyro_bdl.compression.coding.coder import measure
+    >>> from pyro_bdl.compression.coding.meter import measure
     >>> measure([0, 1, 2, 1 << 30], Magnitudes()) < 60
     True
     """

@@ -6,7 +6,7 @@ Everything here is integer arithmetic, so a table is the same on every machine.
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pyro_bdl.compression.coding.coder import TOTAL, Frequencies
+from pyro_bdl.compression.coding.protocol import TOTAL, Frequencies
 from pyro_bdl.errors import InputError
 
 MOST_SIZE = 1 << 18

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from pyro_bdl.compression.coding import coder as coder_module
-from pyro_bdl.compression.coding.coder import Decoder, Encoder, Model
+from pyro_bdl.compression.coding import protocol
+from pyro_bdl.compression.coding.coder import Decoder, Encoder
 from pyro_bdl.compression.coding.container import (
     DIGEST,
     _digest,
@@ -20,6 +20,7 @@ from pyro_bdl.compression.coding.container import (
     write_container,
 )
 from pyro_bdl.compression.coding.contexts import ContextIntegers, ContextMask
+from pyro_bdl.compression.coding.protocol import Model
 from pyro_bdl.compression.coding.sparse import Bernoulli, Gaps, Mask, RowsColumns
 from pyro_bdl.compression.coding.symbols import Adaptive, Magnitudes, Symbols, Uniform
 from pyro_bdl.compression.coding.weights import Dense, Signed, Sparse, Weights
@@ -198,7 +199,7 @@ def test_bombs_are_refused_before_memory_is_taken() -> None:
 
 
 def test_too_many_values_are_refused_when_writing(monkeypatch) -> None:
-    monkeypatch.setattr(coder_module, "MOST_SYMBOLS", 1000)
+    monkeypatch.setattr(protocol, "MOST_SYMBOLS", 1000)
     with pytest.raises(InputError, match="at most 1000"):
         Encoder().put(np.zeros(1001, int), Bernoulli())
 
