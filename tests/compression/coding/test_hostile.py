@@ -68,10 +68,10 @@ def content() -> bytes:
 
 
 def refused(content: bytes) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(CorruptFileError):
         decode(content)
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 def test_every_bit_flipped(content: bytes) -> None:
@@ -135,12 +135,12 @@ def test_fuzz_behind_the_digest() -> None:
     small, rng = pack([b"abc", stream()], kind=1, architecture=ARCH), np.random.default_rng()
     slowest, refusals = 0.0, 0
     for _ in range(30):
-        begun = time.perf_counter()
+        begun = time.process_time()
         try:
             decode(mutated(small, rng))
         except InputError:
             refusals += 1
-        slowest = max(slowest, time.perf_counter() - begun)
+        slowest = max(slowest, time.process_time() - begun)
     assert slowest < 5
     assert refusals > 15  # nearly all: the symbols' shortest bytes are compared with the file's
 
@@ -149,10 +149,10 @@ def test_fuzz_behind_the_digest() -> None:
 def test_much_fuzz_behind_the_digest() -> None:
     small, rng = pack([b"abc", stream()], kind=1, architecture=ARCH), np.random.default_rng()
     for _ in range(10_000):
-        begun = time.perf_counter()
+        begun = time.process_time()
         with contextlib.suppress(InputError):
             decode(mutated(small, rng))
-        assert time.perf_counter() - begun < 5
+        assert time.process_time() - begun < 5
 
 
 @pytest.mark.parametrize(("shape", "model"), PLAN, ids=lambda x: type(x).__name__ if not isinstance(x, tuple) else "")
