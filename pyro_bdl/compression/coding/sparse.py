@@ -73,7 +73,8 @@ class RowsColumns:
                 stop = min(j + min(32 + 4 * seen // (all_ones + 1), REACH), columns)
                 cells = table[i, j:stop]
                 logit = by_column[j:stop] + by_ones[row_ones] - by_zeros[j - row_ones : stop - row_ones]
-                count = coder.until_one(_FREQUENCIES[np.clip(logit, 0, 2 * LIMIT)], cells)
+                np.minimum(np.maximum(logit, 0, out=logit), 2 * LIMIT, out=logit)  # np.clip takes longer
+                count = coder.until_one(_FREQUENCIES[logit], cells)
                 if cells[count - 1]:
                     row_ones += 1
                     all_ones += 1
