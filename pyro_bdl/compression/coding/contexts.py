@@ -16,7 +16,6 @@ import numpy as np
 from pyro_bdl.compression.coding.mixing import Decision, Settings
 from pyro_bdl.compression.coding.protocol import Coder, Integers, corrupt, require_range
 from pyro_bdl.compression.coding.symbols import Magnitudes
-from pyro_bdl.compression.coding.tape import Tape
 from pyro_bdl.errors import InputError
 
 MOST_CELLS = 1 << 16
@@ -137,6 +136,17 @@ def too_many(coder: Coder, most: int, what: str) -> InputError:
     return InputError("values", expected=f"at most {most} {what}", got="more")
 
 
+class _Notes:
+    """A coder that only notes the frequencies of a 1."""
+
+    def __init__(self) -> None:
+        self.ones: list[int] = []
+
+    def bit(self, one: int, value: int) -> int:
+        self.ones.append(one)
+        return value
+
+
 class _Known:
     """A `Decision` about bits that are all known: only the coder is asked again."""
 
@@ -156,11 +166,11 @@ def _zero_or_not(coder: Coder, settings: int, values: Integers) -> Decision | _K
 @lru_cache(maxsize=len(SETTINGS))  # `ContextMask` and `ContextIntegers` ask the same first question
 def _frequencies(settings: int, shape: tuple[int, ...], mask: bytes) -> Sequence[int]:
     """The frequencies of a 1 as they are after each bit of a mask that is known."""
-    decision, tape = Decision(_shares(shape), SETTINGS[settings]), Tape()
+    decision, notes = Decision(_shares(shape), SETTINGS[settings]), _Notes()
     above = math.prod(shape[1:])
     for place, keys in enumerate(_places(shape)):
-        decision.code(tape, mask[place], (*keys, _neighbours(mask, place, above)))
-    return [one for _, one, _ in tape.calls]
+        decision.code(notes, mask[place], (*keys, _neighbours(mask, place, above)))
+    return notes.ones
 
 
 def _shares(shape: tuple[int, ...]) -> Sequence[int]:

@@ -18,7 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pyro_bdl.compression.coding.protocol import BIT_TOTAL, Coder
+from pyro_bdl.compression.coding.protocol import BIT_TOTAL, BitCoder
 
 STEP = 256
 LIMIT = 11 * STEP
@@ -69,7 +69,7 @@ class Decision:
         self._counts: list[dict[int, list[int]]] = [{} for _ in shares]
         self._weights = [settings.weight * share // 16 for share in shares]
 
-    def code(self, coder: Coder, bit: int, keys: Sequence[int]) -> int:
+    def code(self, coder: BitCoder, bit: int, keys: Sequence[int]) -> int:
         """Code one bit; `keys` says which context of each sort it is in."""
         ones, zeros, common, logs, shifts = self._ones, self._zeros, self._common, LOGS, SHIFTS
         pulled_ones, pulled_zeros = self._pull * ones, self._pull * zeros

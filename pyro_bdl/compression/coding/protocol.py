@@ -21,7 +21,14 @@ Integers = NDArray[np.int32]
 Frequencies = NDArray[np.int64]
 
 
-class Coder(Protocol):
+class BitCoder(Protocol):
+    """What a binary decision needs of a coder."""
+
+    def bit(self, one: int, value: int) -> int:
+        """One bit; `one` is the frequency of 1 out of 2^16. The bit."""
+
+
+class Coder(BitCoder, Protocol):
     """What a model needs of a coder; `values` is read when encoding and filled in when decoding."""
 
     decoding: bool
@@ -31,9 +38,6 @@ class Coder(Protocol):
 
     def until_one(self, ones: Frequencies, values: Integers) -> int:
         """Bits with a table each, up to the first 1; `ones` is the frequency of 1 out of 2^24. How many bits."""
-
-    def bit(self, one: int, value: int) -> int:
-        """One bit; `one` is the frequency of 1 out of 2^16. The bit."""
 
 
 class Model(Protocol):
