@@ -35,6 +35,9 @@ bench: $(READY)  ## what a step costs, against the same by hand
 	$(BIN)/python -m tests.benchmarks.bench_sgld --threads 2
 	$(BIN)/python -m tests.benchmarks.bench_sgld --threads 1
 	$(BIN)/python -m tests.benchmarks.bench_convolution_bias
+	$(BIN)/python -m tests.benchmarks.bench_shrink
+	$(BIN)/python -m tests.benchmarks.bench_coding
+	$(BIN)/python -m tests.benchmarks.bench_forward
 
 clean:           ## remove what was set up and written
 	rm -rf $(VENV) out .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_bdl.compression.coding.coder import Decoder, Encoder, corrupt
+from pyro_bdl.compression.coding.coder import Decoder, Encoder
 from pyro_bdl.compression.coding.floats import get_floats, put_floats
+from pyro_bdl.compression.coding.protocol import corrupt
 from pyro_bdl.compression.coding.symbols import Magnitudes, Uniform
 from pyro_bdl.compression.coding.weights import Weights
 from pyro_bdl.errors import InputError

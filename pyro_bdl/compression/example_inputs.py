@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pyro_bdl.compression.coding.coder import Decoder, Encoder, corrupt
+from pyro_bdl.compression.coding.coder import Decoder, Encoder
+from pyro_bdl.compression.coding.protocol import corrupt
 from pyro_bdl.compression.coding.symbols import Magnitudes, Uniform
 from pyro_bdl.compression.units.probing import positional
 from pyro_bdl.errors import InputError

@@ -2,6 +2,6 @@
 
 from pyro_bdl.inference.elbo import MeanFieldELBO
 from pyro_bdl.inference.fit import Fit, Progress, fit_svi
-from pyro_bdl.inference.shrinking import Shrink
+from pyro_bdl.inference.shrink import Shrink
 
 __all__ = ["Fit", "MeanFieldELBO", "Progress", "Shrink", "fit_svi"]

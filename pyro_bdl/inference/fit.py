@@ -21,7 +21,8 @@ from pyro_bdl.inference.elbo import MeanFieldELBO
 from pyro_bdl.inference.loop import Loop, readable
 from pyro_bdl.inference.observations import check_finite
 from pyro_bdl.inference.options import KLWeight, budget_of, check, shrink_options, weight_of
-from pyro_bdl.inference.shrinking import Shrink, Shrinking
+from pyro_bdl.inference.shrink import Shrink
+from pyro_bdl.inference.shrinking import Shrinking
 from pyro_bdl.inference.steps import FlatStep, GuideStep, Step
 from pyro_bdl.minibatches import Batch, Data, Minibatches
 

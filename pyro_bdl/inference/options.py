@@ -9,7 +9,7 @@ from pyro_bdl.compression.random_code.kl_budget import KLBudget
 from pyro_bdl.errors import InputError, UnsupportedModelError
 from pyro_bdl.guides import AutoMeanField
 from pyro_bdl.inference.elbo import MeanFieldELBO
-from pyro_bdl.inference.shrinking import Shrink
+from pyro_bdl.inference.shrink import Shrink
 
 KLWeight = float | Callable[[float], float] | KLBudget
 

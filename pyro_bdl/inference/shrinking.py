@@ -13,57 +13,17 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyro_bdl.bayesian_module import BayesianModule
-from pyro_bdl.compression.posterior import WeightPosterior
-from pyro_bdl.compression.pruning import kept_at, unit_log_alpha
 from pyro_bdl.compression.units.cutting import cut
 from pyro_bdl.compression.units.finding import Units, find_units
 from pyro_bdl.compression.units.shrinking import elements_left
-from pyro_bdl.errors import InputError, UnsupportedModelError
+from pyro_bdl.errors import UnsupportedModelError
 from pyro_bdl.guides.mean_field import AutoMeanField, Site
 from pyro_bdl.inference.cut_tensors import Cut, cut_buffers, exchange_parameters
 from pyro_bdl.inference.numbers_left import NumbersLeft, numbers_left
+from pyro_bdl.inference.shrink import Shrink, require_groups, still_on
 from pyro_bdl.inference.steps import FlatStep
 from pyro_bdl.parameters import own_parameter
 from pyro_bdl.weight_moments import weight_posterior
-
-
-@dataclass(frozen=True)
-class Shrink:
-    r"""When units are cut out of a network while it is fitted (`fit_svi(..., shrink=Shrink(...))`).
-
-    A unit is off where its log alpha (`unit_log_alpha`) is above the threshold, as in `compress` and in Louizos,
-    Ullrich & Welling 2017, section 4.1. What was cut never comes back.
-
-    Args:
-        every: epochs from one look to the next. Default 5: a look costs about as much as a few steps.
-        threshold: on log alpha, one for all groups of `find_units` or by name; groups that are not named stay whole.
-            Default 3, that of `compress`: a unit whose noise has twenty times the power of its signal.
-        after: epochs before the first look, which never comes before the KL has its full weight. Default 1.
-        least: share of a group's remaining units that must be off before anything is cut. Default 0.05: less hardly
-            makes a step faster.
-
-    Raises:
-        InputError: numbers out of range.
-
-    >>> Shrink(every=10)
-    Shrink(every=10, threshold=3.0, after=1, least=0.05)
-    """
-
-    every: int = 5
-    threshold: float | Mapping[str, float] = 3.0
-    after: int = 1
-    least: float = 0.05
-
-    def __post_init__(self) -> None:
-        for name, count in (("every", self.every), ("after", self.after)):
-            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-                raise InputError(f"Shrink.{name}", expected="an integer, at least 1", got=repr(count))
-        levels = self.threshold.values() if isinstance(self.threshold, Mapping) else [self.threshold]
-        for level in levels:
-            if not isinstance(level, (int, float)) or math.isnan(level):
-                raise InputError("Shrink.threshold", expected="a number, or numbers by group", got=repr(level))
-        if not (isinstance(self.least, (int, float)) and 0.0 <= self.least <= 1.0):
-            raise InputError("Shrink.least", expected="a share, in [0, 1]", got=repr(self.least))
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +87,7 @@ class Shrinking:
         with _aside():
             self.module, example = _module_of(step)
             self.units: Units = find_units(self.module.net, example)
-            self._check(options.threshold)
+            require_groups(options, self.units)
             self.kept = self.units.complete({})
             one_less = {name: torch.arange(len(mask)) > 0 for name, mask in self.kept.items() if len(mask) > 1}
             self._cut_out(self.units.complete(self.units.with_channels(self.kept | one_less)))  # is it possible?
@@ -197,37 +157,13 @@ class Shrinking:
         with _aside():
             self._replace(self.units.complete(kept), optimizer, constant_kl=float(facts["constant_kl"]))
 
-    def _check(self, threshold: float | Mapping[str, float]) -> None:
-        groups = list(self.units.groups)
-        if not groups:
-            raise InputError("the network", expected="units that can be cut out", got=f"none: {dict(self.units.whole)}")
-        if isinstance(threshold, Mapping) and (unknown := [name for name in threshold if name not in groups]):
-            raise InputError("Shrink.threshold", expected=f"groups among {groups}", got=f"{unknown}")
-
     def _still_on(self) -> dict[str, Tensor] | None:
         """The units to keep from now on, if enough are off; the whole is in place."""
         self._plate.set(self._batch)
         with self._plate:
             posterior = weight_posterior(self.module.net, self.guide, *self._batch.args)
         left = elements_left(self.module.net, self.units, self.kept)
-        scores = unit_log_alpha(
-            WeightPosterior(
-                *({n: v * left[n] for n, v in each.items()} for each in (posterior.mean, posterior.variance))
-            ),
-            self.units,
-        )  # the noise of what was cut is none of the others'
-        scores = {name: score.masked_fill(~self.kept[name], torch.inf) for name, score in scores.items()}
-        level = self.options.threshold
-        levels = dict(level) if isinstance(level, Mapping) else dict.fromkeys(scores, float(level))
-        found, _ = kept_at(scores, levels, units=self.units)
-        kept = self.units.with_channels({name: mask & self.kept[name] for name, mask in found.items()})
-        if not all(bool(mask.any()) for mask in kept.values()):
-            return None  # nothing is on
-        pays = False
-        for name, mask in kept.items():
-            before, after = int(self.kept[name].sum()), int(mask.sum())
-            pays = pays or (after < before and before - after >= self.options.least * before)
-        return kept if pays else None
+        return still_on(self.options, posterior, left, units=self.units, kept=self.kept)
 
     def _cut_out(self, kept: Mapping[str, Tensor]) -> tuple[list[Cut], list[Cut], BayesianModule, NumbersLeft]:
         """Parameters, buffers, program and numbers without these units; nothing is in place yet."""

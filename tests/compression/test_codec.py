@@ -146,10 +146,10 @@ def test_every_bit_flip_and_truncation_of_a_file(victim: tuple[nn.Module, Any, b
 
     def refused(data: bytes) -> None:
         damaged.write_bytes(data)
-        begun = time.perf_counter()
+        begun = time.process_time()
         with pytest.raises(CorruptFileError):
             load_compressed(damaged, net)
-        assert time.perf_counter() - begun < 1
+        assert time.process_time() - begun < 1
 
     for bit in range(8 * len(content)):
         flipped = bytearray(content)
@@ -184,13 +184,13 @@ def fuzz(victim: tuple[nn.Module, Any, bytes], path: Any, times: int) -> int:
     before = copy.deepcopy(net.state_dict())
     for _ in range(times):
         write_container(path, [hostile(stream, rng)], kind=QUANTISED, architecture=architecture_of(net))
-        begun = time.perf_counter()
+        begun = time.process_time()
         try:
             found = load_compressed(path, net)
             assert all(bool(t.isfinite().all()) for t in found.state_dict().values())
         except CorruptFileError:
             refused += 1
-        assert time.perf_counter() - begun < 5
+        assert time.process_time() - begun < 5
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     return refused
 
@@ -225,14 +225,14 @@ def test_hostile_input_shapes_are_refused_before_memory_is_taken(shape: list[int
     net, _ = make("resnet")  # any height and width will do for it
     stream = begun_with([shape])
     tracemalloc.start()
-    begun = time.perf_counter()
+    begun = time.process_time()
     try:
         with pytest.raises(CorruptFileError):
             decode(stream, net)
         assert tracemalloc.get_traced_memory()[1] < 1 << 24
     finally:
         tracemalloc.stop()
-    assert time.perf_counter() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 def test_hostile_inputs_that_are_many_or_of_another_kind() -> None:
@@ -255,10 +255,10 @@ def test_a_loop_over_a_long_sequence_is_stopped() -> None:
             return h
 
     net = Loop()
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(InputError, match="A smaller example"):
         require_affordable(net, ExampleInputs(((1, 1 << 20, 1),), ("float",)))
-    assert time.perf_counter() - begun < 20
+    assert time.process_time() - begun < 20
     require_affordable(net, ExampleInputs(((1, 100, 1),), ("float",)))
 
 

@@ -3,10 +3,8 @@
 import errno
 import os
 import random
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,9 @@ import torch
 
 from pyro_bdl.errors import CorruptFileError, InputError
 from pyro_bdl.inference.checkpoint import read
+from tests.inference import checkpointed
 from tests.inference.checkpointed import run
+from tests.inference.killing import ends_as_if_never_killed
 
 OPTIMIZERS: dict[str, Callable[..., Any] | None] = {
     "default": None,
@@ -52,30 +52,9 @@ def test_resumed_bit_for_bit(name: str, estimator: Any, tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["fit.safetensors"]
 
 
-def _killed(path: Path, delay: float) -> int:
-    command = [sys.executable, "-m", "tests.inference.checkpointed", str(path), "150"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    time.sleep(delay)
-    process.send_signal(signal.SIGKILL)
-    return process.wait()
-
-
-@pytest.mark.parametrize("runs", [2, pytest.param(200, marks=pytest.mark.slow)])
-def test_kill_9(runs: int, tmp_path: Path) -> None:
-    """Killed at random moments while it writes all the time: the file is always whole, and the end is the same."""
-    _, digest = run(tmp_path / "whole", 150)
-    path = tmp_path / "fit"
-    for _ in range(runs):
-        _killed(path, random.uniform(0.0, 0.2))
-        tensors, facts = read(path)
-        assert torch.isfinite(tensors["parameter.0"]).all()
-        if len(facts["losses"]) == 150:
-            assert run(path, 150)[1] == digest
-            path.unlink()
-    assert run(path, 150)[1] == digest
+@pytest.mark.parametrize("kills", [2, pytest.param(200, marks=pytest.mark.slow)])
+def test_kill_9(kills: int, tmp_path: Path) -> None:
+    ends_as_if_never_killed(checkpointed, tmp_path, epochs=150, kills=kills, most_delay=0.2)
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,11 @@
 """The shortest of several models."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
-import numpy as np
-
-from pyro_bdl.compression.coding.coder import Coder, Integers, Meter, Model
+from pyro_bdl.compression.coding.protocol import Coder, Integers, Model
 from pyro_bdl.compression.coding.symbols import number
+from pyro_bdl.compression.coding.tape import Tape
 from pyro_bdl.errors import InputError
-
-MOST_REMEMBERED = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -26,29 +22,28 @@ class Best:
 
     def code(self, coder: Coder, values: Integers) -> None:
         """See `Model`."""
-        chosen = 0 if coder.decoding else self._choose(values)
-        self.models[number(coder, chosen, len(self.models))].code(coder, values)
+        if coder.decoding:
+            self.models[number(coder, 0, len(self.models))].code(coder, values)
+            return
+        index, tape = self._shortest(values)
+        number(coder, index, len(self.models))
+        if tape.whole:
+            tape.play(coder)
+        else:
+            self.models[index].code(coder, values)
 
-    def _choose(self, values: Integers) -> int:
-        if values.size > MOST_REMEMBERED:
-            return _shortest(self.models, self.tried, values)
-        return _remembered(self.models, self.tried, values.shape, values.tobytes())
-
-
-def _shortest(models: tuple[Model, ...], tried: tuple[int, ...], values: Integers) -> int:
-    costs = {}
-    for index in tried:
-        meter = Meter()
-        try:
-            models[index].code(meter, values)
-        except InputError:  # more than this model takes
-            continue
-        costs[index] = meter.bits
-    if not costs:
-        raise InputError("values", expected="what one of the models can code", got=f"{values.min()} to {values.max()}")
-    return min(costs, key=lambda index: costs[index])
-
-
-@lru_cache(maxsize=16)  # a choice within a choice is made again for each of the outer one's models
-def _remembered(models: tuple[Model, ...], tried: tuple[int, ...], shape: tuple[int, ...], content: bytes) -> int:
-    return _shortest(models, tried, np.frombuffer(content, dtype=np.int32).reshape(shape))
+    def _shortest(self, values: Integers) -> tuple[int, Tape]:
+        found: tuple[int, Tape] | None = None
+        for index in self.tried:
+            tape = Tape()
+            try:
+                self.models[index].code(tape, values)
+            except InputError:  # more than this model takes
+                continue
+            if found is None or tape.bits < found[1].bits:
+                found = index, tape
+        if found is None:
+            raise InputError(
+                "values", expected="what one of the models can code", got=f"{values.min()} to {values.max()}"
+            )
+        return found

@@ -1,4 +1,4 @@
-r"""The range coder: one stream for all of a network's numbers, and a meter that only counts its bits.
+r"""The range coder: one stream for all of a network's numbers.
 
 Models are integer tables of frequencies with the sum :math:`2^{24}`. The library's coder takes probabilities as
 floating-point numbers and gives symbol :math:`k` of :math:`K` the interval that begins at
@@ -8,53 +8,33 @@ floating-point numbers and gives symbol :math:`k` of :math:`K` the interval that
 With :math:`p_k = f_k - 1` for integers :math:`f_k \ge 1` of sum :math:`2^{24}` the scale is exactly 1 and every number
 is an integer below :math:`2^{53}`, so the intervals are the frequencies themselves on any machine and the file is the
 same.
-
-Every model is one function, `code(coder, values)`: `Encoder` and `Meter` read `values`, `Decoder` fills them in. The
-two directions cannot differ, as there is only one.
 """
 
 from bisect import bisect_left
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from constriction import stream
 from numpy.typing import ArrayLike, NDArray
 
+from pyro_bdl.compression.coding.protocol import (
+    BIT_TOTAL,
+    CHUNK,
+    MOST_SYMBOLS,
+    TOTAL,
+    Frequencies,
+    Integers,
+    Model,
+    as_integers,
+    bits_to_first_one,
+    corrupt,
+    require_range,
+)
 from pyro_bdl.errors import CorruptFileError, InputError
 
-PRECISION = 24
-TOTAL = 1 << PRECISION
-BIT_TOTAL = 1 << 16
-MOST_SYMBOLS = 1 << 27
-CHUNK = 1 << 16
-
-Integers = NDArray[np.int32]
-Frequencies = NDArray[np.int64]
 _BERNOULLI = stream.model.Categorical(perfect=False)
 _BIT_MODELS: list[Any] = [None] * BIT_TOTAL
-
-
-class Coder(Protocol):
-    """What a model needs of a coder; `values` is read when encoding and filled in when decoding."""
-
-    decoding: bool
-
-    def block(self, frequencies: Frequencies, values: Integers) -> None:
-        """Independent symbols under one table of integers >= 1 with the sum 2^24."""
-
-    def until_one(self, ones: Frequencies, values: Integers) -> int:
-        """Bits with a table each, up to the first 1; `ones` is the frequency of 1 out of 2^24. How many bits."""
-
-    def bit(self, one: int, value: int) -> int:
-        """One bit; `one` is the frequency of 1 out of 2^16. The bit."""
-
-
-class Model(Protocol):
-    """How an array of integers is coded: the same steps in both directions."""
-
-    def code(self, coder: Coder, values: Integers) -> None:
-        """Code all of `values`, whose shape both sides know."""
 
 
 class Encoder:
@@ -114,7 +94,7 @@ class Encoder:
 
     def until_one(self, ones: Frequencies, values: Integers) -> int:
         """See `Coder`."""
-        count = _bits_to_first_one(values)
+        count = bits_to_first_one(values)
         if count:
             self._coder.encode(np.ascontiguousarray(values[:count]), _BERNOULLI, _bernoulli(ones[:count]))
         return count
@@ -196,7 +176,7 @@ class Decoder:
                     raise _invalid() from error
                 self._coder, reach = before, len(part) // 2
                 continue
-            count = _bits_to_first_one(guess)
+            count = bits_to_first_one(guess)
             values[done : done + count] = guess[:count]
             done += count
             if guess[count - 1]:
@@ -214,81 +194,6 @@ class Decoder:
         except AssertionError as error:
             raise _invalid() from error
         return self._again.bit(one, found)
-
-
-class Meter:
-    """Counts the bits that `Encoder` would need, to choose among models. A float: it decides nothing when decoding."""
-
-    decoding = False
-
-    def __init__(self) -> None:
-        self.bits = 0.0
-
-    def block(self, frequencies: Frequencies, values: Integers) -> None:
-        """See `Coder`."""
-        if len(frequencies) > 1:
-            self.bits += float(PRECISION * values.size - np.log2(frequencies)[values.reshape(-1)].sum())
-
-    def until_one(self, ones: Frequencies, values: Integers) -> int:
-        """See `Coder`."""
-        count = _bits_to_first_one(values)
-        found = np.where(values[:count] > 0, ones[:count], TOTAL - ones[:count])
-        self.bits += float(PRECISION * count - np.log2(found).sum())
-        return count
-
-    def bit(self, one: int, value: int) -> int:
-        """See `Coder`."""
-        self.bits += _BIT_COSTS[one if value else BIT_TOTAL - one]
-        return value
-
-
-def measure(values: ArrayLike, model: Model) -> float:
-    """The bits that an array takes under a model, as `Encoder` would spend them.
-
-    >>> from pyro_bdl.compression.coding.symbols import Static
-    >>> measure([0, 1, 1], Static([1 << 23, 1 << 23]))
-    3.0
-    """
-    meter = Meter()
-    model.code(meter, as_integers(values))
-    return meter.bits
-
-
-def as_integers(values: ArrayLike) -> Integers:
-    """An int32 array, without a copy if it is one.
-
-    Raises:
-        InputError: not integers, beyond 32 bits, or more than 2^27 of them.
-    """
-    array = np.asarray(values)
-    if array.size == 0:
-        array = array.astype(np.int32)
-    if array.dtype == bool:
-        array = array.astype(np.int32)
-    if not np.issubdtype(array.dtype, np.integer):
-        raise InputError("values", expected="integers", got=f"{array.dtype}")
-    if array.size > MOST_SYMBOLS:
-        raise InputError("values", expected=f"at most {MOST_SYMBOLS}", got=f"{array.size}")
-    if array.dtype != np.int32 and array.size and (int(array.min()) < -(2**31) or int(array.max()) >= 2**31):
-        raise InputError("values", expected="32-bit integers", got=f"{array.min()} to {array.max()}")
-    return np.ascontiguousarray(array, dtype=np.int32).reshape(array.shape)
-
-
-def require_range(values: Integers, size: int) -> None:
-    """Raise unless all values are in [0, size)."""
-    if values.size and (int(values.min()) < 0 or int(values.max()) >= size):
-        raise InputError("symbols", expected=f"integers in [0, {size})", got=f"{values.min()} to {values.max()}")
-
-
-def require_table(frequencies: Frequencies) -> None:
-    """Raise unless these are integers >= 1 with the sum 2^24."""
-    if not len(frequencies) or int(frequencies.min()) < 1 or int(frequencies.sum()) != TOTAL:
-        raise InputError("a table of frequencies", expected="integers >= 1 with the sum 2^24", got=f"{frequencies}")
-
-
-def corrupt(expected: str, got: str) -> CorruptFileError:
-    """The error for a stream that no encoder wrote."""
-    return CorruptFileError("the coded stream", expected=expected, got=got)
 
 
 def _reaches(start: int, width: int, length: int, size: int) -> bool:
@@ -313,11 +218,3 @@ def _bit_model(one: int) -> Any:
     scaled = one * (TOTAL // BIT_TOTAL)
     _BIT_MODELS[one] = _table(np.array([TOTAL - scaled, scaled]))
     return _BIT_MODELS[one]
-
-
-def _bits_to_first_one(values: Integers) -> int:
-    first = int(values.argmax()) if len(values) else 0
-    return first + 1 if len(values) and values[first] else len(values)
-
-
-_BIT_COSTS = [0.0, *(16 - np.log2(np.arange(1, BIT_TOTAL + 1))).tolist()]

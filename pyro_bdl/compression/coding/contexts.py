@@ -9,11 +9,12 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-from pyro_bdl.compression.coding.coder import Coder, Integers, corrupt, require_range
 from pyro_bdl.compression.coding.mixing import Decision, Settings
+from pyro_bdl.compression.coding.protocol import Coder, Integers, corrupt, require_range
 from pyro_bdl.compression.coding.symbols import Magnitudes
 from pyro_bdl.errors import InputError
 
@@ -32,7 +33,7 @@ class ContextMask:
         settings: which of the three `SETTINGS`: strong row and column effects as independent evidence, faster
             learning, or weak effects.
 
-    >>> from pyro_bdl.compression.coding.coder import measure
+    >>> from pyro_bdl.compression.coding.meter import measure
     >>> mask = np.outer(np.arange(40) % 3 == 0, np.arange(60) % 5 == 0)
     >>> measure(mask, ContextMask()) < 0.6 * 2400 * 0.36  # the entropy of a cell alone is 0.36 bits
     True
@@ -45,7 +46,7 @@ class ContextMask:
         if not coder.decoding:
             require_range(values, 2)
         require_cells(values.size)
-        decision = Decision(_shares(values.shape), SETTINGS[self.settings])
+        decision = _zero_or_not(coder, self.settings, values)
         flat = values.reshape(-1)
         known = flat.tolist()
         above = math.prod(values.shape[1:])
@@ -79,7 +80,7 @@ class ContextIntegers:
         """See `Model`."""
         require_cells(values.size)
         shares, settings = _shares(values.shape), SETTINGS[self.settings]
-        some, negative = Decision(shares, settings), Decision(shares, settings)
+        some, negative = _zero_or_not(coder, self.settings, values), Decision(shares, settings)
         larger = [Decision(shares[:-1], settings) for _ in range(MOST_UNARY)]
         flat, left = values.reshape(-1), MOST_BITS
         given = flat.tolist()
@@ -135,6 +136,43 @@ def too_many(coder: Coder, most: int, what: str) -> InputError:
     return InputError("values", expected=f"at most {most} {what}", got="more")
 
 
+class _Notes:
+    """A coder that only notes the frequencies of a 1."""
+
+    def __init__(self) -> None:
+        self.ones: list[int] = []
+
+    def bit(self, one: int, value: int) -> int:
+        self.ones.append(one)
+        return value
+
+
+class _Known:
+    """A `Decision` about bits that are all known: only the coder is asked again."""
+
+    def __init__(self, ones: Sequence[int]) -> None:
+        self._ones = iter(ones)
+
+    def code(self, coder: Coder, bit: int, keys: Sequence[int]) -> int:
+        return coder.bit(next(self._ones), bit)
+
+
+def _zero_or_not(coder: Coder, settings: int, values: Integers) -> Decision | _Known:
+    if coder.decoding:
+        return Decision(_shares(values.shape), SETTINGS[settings])
+    return _Known(_frequencies(settings, values.shape, (values != 0).tobytes()))
+
+
+@lru_cache(maxsize=len(SETTINGS))  # `ContextMask` and `ContextIntegers` ask the same first question
+def _frequencies(settings: int, shape: tuple[int, ...], mask: bytes) -> Sequence[int]:
+    """The frequencies of a 1 as they are after each bit of a mask that is known."""
+    decision, notes = Decision(_shares(shape), SETTINGS[settings]), _Notes()
+    above = math.prod(shape[1:])
+    for place, keys in enumerate(_places(shape)):
+        decision.code(notes, mask[place], (*keys, _neighbours(mask, place, above)))
+    return notes.ones
+
+
 def _shares(shape: tuple[int, ...]) -> Sequence[int]:
     return {0: (NEIGHBOURS,), 1: (NEIGHBOURS,), 2: (16, 16, NEIGHBOURS)}.get(len(shape), (16, 16, 16, 8, NEIGHBOURS))
 
@@ -149,6 +187,6 @@ def _places(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     return ((i, j, k, i * second + j) for i in range(first) for j in range(second) for k in range(rest))
 
 
-def _neighbours(known: list[int], place: int, above: int) -> int:
+def _neighbours(known: Sequence[int], place: int, above: int) -> int:
     """The cell before and the cell `above` places before (in a matrix, the row above); 0 where there is none."""
     return (known[place - 1] if place else 0) + 2 * (known[place - above] if place >= above else 0)

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_bdl.compression.coding.coder import Coder, Decoder, Encoder, Integers, Model, corrupt
+from pyro_bdl.compression.coding.coder import Decoder, Encoder
+from pyro_bdl.compression.coding.protocol import Coder, Integers, Model, corrupt
 from pyro_bdl.compression.coding.symbols import Adaptive, Uniform, number
 
 FIRST, OTHERS = Adaptive(256, prior=8), Uniform(256)
@@ -20,7 +21,7 @@ class Floats:
     Args:
         width: bytes of a number, 2 or 4.
 
-    >>> from pyro_bdl.compression.coding.coder import measure
+    >>> from pyro_bdl.compression.coding.meter import measure
     >>> bits = lambda numbers: round(measure(np.float32(numbers).view(np.int32), Floats()))
     >>> bits(np.ones(100)), bits(np.sqrt(np.arange(100)))  # of 3,200
     (33, 2587)

@@ -18,7 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pyro_bdl.compression.coding.coder import BIT_TOTAL, Coder
+from pyro_bdl.compression.coding.protocol import BIT_TOTAL, BitCoder
 
 STEP = 256
 LIMIT = 11 * STEP
@@ -64,44 +64,43 @@ class Decision:
     """
 
     def __init__(self, shares: Sequence[int], settings: Settings) -> None:
-        self._settings = settings
-        self._ones, self._zeros = 1, 1  # in halves: Krichevsky and Trofimov
+        self._pull, self._rate = settings.pull, settings.rate
+        self._ones, self._zeros, self._common = 1, 1, 0  # in halves: Krichevsky and Trofimov; the logit of the two
         self._counts: list[dict[int, list[int]]] = [{} for _ in shares]
         self._weights = [settings.weight * share // 16 for share in shares]
 
-    def code(self, coder: Coder, bit: int, keys: Sequence[int]) -> int:
+    def code(self, coder: BitCoder, bit: int, keys: Sequence[int]) -> int:
         """Code one bit; `keys` says which context of each sort it is in."""
-        ones, zeros, logs, shifts = self._ones, self._zeros, LOGS, SHIFTS
-        pulled_ones, pulled_zeros = self._settings.pull * ones, self._settings.pull * zeros
-        rarer = 4 * min(ones, zeros)
-        common = logit = log(ones) - log(zeros)
-        logit <<= 16
+        ones, zeros, common, logs, shifts = self._ones, self._zeros, self._common, LOGS, SHIFTS
+        pulled_ones, pulled_zeros = self._pull * ones, self._pull * zeros
+        rarer = 4 * (ones if ones < zeros else zeros)
+        logit = common << 16
         cells, evidence = [], []
         for counts, weight, key in zip(self._counts, self._weights, keys, strict=True):
             cell = counts.get(key)
             if cell is None:
                 cell = counts[key] = [0, 0]
             cells.append(cell)
-            if cell[0] or cell[1]:  # two calls of `log`, in place: this is where the time goes
-                one, none = cell[1] * rarer + pulled_ones, cell[0] * rarer + pulled_zeros
+            none, one = cell
+            if none or one:  # two calls of `log`, in place: this is where the time goes
+                one, none = one * rarer + pulled_ones, none * rarer + pulled_zeros
                 shift, down = one.bit_length() - 12, none.bit_length() - 12
                 told = (logs[one] if shift <= 0 else logs[one >> shift] + shifts[shift]) - common
                 told -= logs[none] if down <= 0 else logs[none >> down] + shifts[down]
+                logit += weight * told
+                evidence.append(told)
             else:
-                told = 0
-            evidence.append(told)
-            logit += weight * told
+                evidence.append(0)
         logit >>= 16
-        one = LOGISTIC[min(max(logit, -LIMIT), LIMIT) + LIMIT]
+        one = LOGISTIC[logit + LIMIT if -LIMIT < logit < LIMIT else 0 if logit < 0 else 2 * LIMIT]
         bit = coder.bit(one, bit)
-        slip = ((bit << 16) - one) * self._settings.rate
-        for c, told in enumerate(evidence):
-            if told:
-                self._weights[c] += slip * told >> 24
+        slip = ((bit << 16) - one) * self._rate
+        self._weights = [weight + (slip * told >> 24) for weight, told in zip(self._weights, evidence, strict=True)]
         for cell in cells:
             cell[bit] += 1
         if bit:
-            self._ones += 2
+            self._ones = ones = ones + 2
         else:
-            self._zeros += 2
+            self._zeros = zeros = zeros + 2
+        self._common = log(ones) - log(zeros)
         return bit

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+import torch
+from numpy.typing import ArrayLike, NDArray
 
-from pyro_bdl.compression.coding.coder import (
+from pyro_bdl.compression.coding.protocol import (
     CHUNK,
     Coder,
     Frequencies,
@@ -31,7 +32,7 @@ STRENGTHS = (4, 32, 256, 1 << 14)
 class Uniform:
     """Integers in [0, size), all alike; above 2^18 in bytes, the highest first.
 
-    >>> from pyro_bdl.compression.coding.coder import measure
+    >>> from pyro_bdl.compression.coding.meter import measure
     >>> round(measure([3, 1], Uniform(8)), 3)
     6.0
     """
@@ -86,7 +87,7 @@ class Adaptive:
         size: number of symbols K.
         prior: (K,) integers > 0, the pseudo-counts :math:`a_k` in units of 1/256, or one for all of them. Default 128.
 
-    >>> from pyro_bdl.compression.coding.coder import measure
+    >>> from pyro_bdl.compression.coding.meter import measure
     >>> round(measure([0, 0, 0, 0], Adaptive(2)), 3)  # 1/2 3/4 5/6 7/8
     1.871
     """
@@ -120,13 +121,18 @@ class Adaptive:
             start += len(block)
             total += ONE * len(block)
 
-    def ideal_bits(self, counts: ArrayLike) -> float:
-        """What symbols with these counts (K,) cost when the table is made anew at every symbol."""
-        from scipy.special import gammaln  # where it is needed: it takes a quarter of a second to import
 
-        n, a = np.asarray(counts, dtype=np.float64), self.prior / ONE
-        nats = gammaln(n.sum() + a.sum()) - gammaln(a.sum()) - (gammaln(n + a) - gammaln(a)).sum()
-        return float(nats / np.log(2))
+def ideal_bits(counts: ArrayLike, priors: ArrayLike) -> NDArray[np.float64]:
+    """What symbols with counts (K,) cost under pseudo-counts (..., K), the table made anew at every symbol: (...).
+
+    >>> ideal_bits([4, 0], [[128, 128]]).round(3).tolist()
+    [1.871]
+    """
+    n, a = np.asarray(counts, dtype=np.float64), np.asarray(priors) / ONE
+    total, seen = a.sum(-1), np.flatnonzero(n)
+    n, a = n[seen], a[..., seen]
+    nats = _log_gamma(n.sum() + total) - _log_gamma(total) - (_log_gamma(n + a) - _log_gamma(a)).sum(-1)
+    return np.asarray(nats / np.log(2))
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,7 @@ class Symbols:
     a normal law, of 31 widths and 4 strengths, of which the strongest is as good as a static table. Naming one costs 4
     to about 20 bits.
 
-    >>> from pyro_bdl.compression.coding.coder import measure
+    >>> from pyro_bdl.compression.coding.meter import measure
     >>> values = np.arange(200) % 8 + np.arange(200) % 7
     >>> measure(values, Symbols(64)) < measure(values, Adaptive(64))
     True
@@ -156,16 +162,15 @@ class Symbols:
             kind = number(coder, kind, 1 + len(SHAPES))
             limits = (len(FLAT_PRIORS),) if kind == 0 else (len(STRENGTHS), DECAYS - 1, self.size)
             rest = [number(coder, rest[i] if i < len(rest) else 0, limit) for i, limit in enumerate(limits)]
-            self._model(kind, rest).code(coder, values)
+            Adaptive(self.size, prior=self._prior(kind, *rest)).code(coder, values)
         elif coder.decoding:
             values[...] = 0
 
-    def _model(self, kind: int, rest: Any) -> Adaptive:
+    def _prior(self, kind: int, first: int, decay: int = 0, centre: int = 0) -> Frequencies:
         if kind == 0:
-            return Adaptive(self.size, prior=FLAT_PRIORS[rest[0]])
-        strength, decay, centre = rest
+            return np.full(self.size, FLAT_PRIORS[first])
         weights = shape_weights(SHAPES[kind - 1], self.size, centre=centre, decay=decay + 1)
-        return Adaptive(self.size, prior=1 + weights * (STRENGTHS[strength] * ONE) // int(weights.sum()))
+        return 1 + weights * (STRENGTHS[first] * ONE) // int(weights.sum())
 
     def _choose(self, values: Integers) -> tuple[int, ...]:
         counts = np.zeros(self.size, dtype=np.int64)
@@ -182,7 +187,8 @@ class Symbols:
                 for centre in centres
             ]
         price = np.log2((1 + len(SHAPES)) * np.array([len(FLAT_PRIORS), len(STRENGTHS) * (DECAYS - 1) * self.size]))
-        return min(choices, key=lambda c: self._model(c[0], c[1:]).ideal_bits(counts) + price[min(c[0], 1)])
+        bits = ideal_bits(counts, np.stack([self._prior(*choice) for choice in choices]))
+        return choices[int(np.argmin(bits + price[[min(kind, 1) for kind, *_ in choices]]))]
 
 
 class Magnitudes:
@@ -190,7 +196,7 @@ class Magnitudes:
     counts, then its bits after the leading one, the next two under adaptive counts, the others as they are (an adaptive
     form of Elias's gamma code, 1975).
 
-    >>> from pyro_bdl.compression.coding.coder import measure
+    >>> from pyro_bdl.compression.coding.meter import measure
     >>> measure([0, 1, 2, 1 << 30], Magnitudes()) < 60
     True
     """
@@ -231,6 +237,10 @@ def magnitude(coder: Coder, value: int) -> int:
     one = np.array([value], dtype=np.int32)
     Magnitudes().code(coder, one)
     return int(one[0])
+
+
+def _log_gamma(x: Any) -> NDArray[np.float64]:
+    return np.asarray(torch.lgamma(torch.as_tensor(x)))  # SciPy's takes a quarter of a second to import
 
 
 _BYTE = frequencies(np.ones(256, dtype=np.int64))

@@ -3,10 +3,12 @@ r"""Integer tables: frequencies with the sum :math:`2^{24}`, and the shapes that
 Everything here is integer arithmetic, so a table is the same on every machine.
 """
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pyro_bdl.compression.coding.coder import TOTAL, Frequencies
+from pyro_bdl.compression.coding.protocol import TOTAL, Frequencies
 from pyro_bdl.errors import InputError
 
 MOST_SIZE = 1 << 18
@@ -70,17 +72,22 @@ def shape_weights(shape: str, size: int, *, centre: int, decay: int) -> Frequenc
             "a shape of weights", expected=f"one of {SHAPES}, a centre below {size}, a decay in [1, {DECAYS})",
             got=f"{shape}, {centre}, {decay}",
         )  # fmt: skip
+    falling = _falling(shape, decay)
+    return falling[np.minimum(np.abs(np.arange(size) - centre), len(falling) - 1)]
+
+
+@cache
+def _falling(shape: str, decay: int) -> Frequencies:
+    """The weights at the distances 0, 1, ... from the centre, up to the first that is 1."""
     q, ratio, weight = _RATIOS[decay], _RATIOS[decay], _PEAK << 16
-    falling = np.ones(max(centre, size - 1 - centre) + 1, dtype=np.int64)
-    for n in range(len(falling)):
-        if weight >> 16 <= 1:
-            break
-        falling[n] = weight >> 16
+    found = []
+    while weight >> 16 > 1:
+        found.append(weight >> 16)
         weight = weight * ratio >> 16
         if shape == "gaussian":
             ratio = ratio * q >> 16
             ratio = ratio * q >> 16
-    return falling[np.abs(np.arange(size) - centre)]
+    return np.array([*found, 1], dtype=np.int64)
 
 
 # 2^16 (1 - 2^(-d/4)), rounded: the fourth roots of 1/2 as integers, for no machine's power function is to be trusted

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyro_bdl.compression.coding.choice import Best
-from pyro_bdl.compression.coding.coder import Coder, Integers, Model, corrupt
 from pyro_bdl.compression.coding.contexts import MOST_CELLS, SETTINGS, ContextIntegers, settings_tried
+from pyro_bdl.compression.coding.protocol import Coder, Integers, Model, corrupt
 from pyro_bdl.compression.coding.sparse import Mask
 from pyro_bdl.compression.coding.symbols import Adaptive, Magnitudes, Symbols, number
 from pyro_bdl.compression.coding.tables import MOST_SIZE
@@ -19,7 +19,7 @@ class Dense:
 
     The range has at most 1024 values or 4 for each integer, and 2^18: a wide table for few symbols takes time.
 
-    >>> from pyro_bdl.compression.coding.coder import measure
+    >>> from pyro_bdl.compression.coding.meter import measure
     >>> measure([-7, -7, -7], Dense()) < 30
     True
     """
@@ -39,7 +39,7 @@ class Dense:
 class Signed:
     """Signed integers of any size below 2^31 - 1: `Magnitudes`, then the signs.
 
-    >>> from pyro_bdl.compression.coding.coder import measure
+    >>> from pyro_bdl.compression.coding.meter import measure
     >>> measure([-(2**31 - 2), 0, 5], Signed()) < 60
     True
     """
@@ -60,7 +60,7 @@ class Signed:
 class Sparse:
     """Signed integers: the mask of those that are not 0, then these under `Dense` or `Signed`.
 
-    >>> from pyro_bdl.compression.coding.coder import measure
+    >>> from pyro_bdl.compression.coding.meter import measure
     >>> values = np.where(np.arange(10_000) % 100 == 0, 5, 0)
     >>> measure(values, Sparse()) < 900
     True

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_bdl.compression.coding.coder import Decoder, Encoder, corrupt, measure
+from pyro_bdl.compression.coding.coder import Decoder, Encoder
+from pyro_bdl.compression.coding.meter import measure
+from pyro_bdl.compression.coding.protocol import corrupt
 from pyro_bdl.compression.coding.symbols import Uniform
 from pyro_bdl.compression.coding.weights import Weights
 from pyro_bdl.compression.random_code.scale_grid import scale_from_byte

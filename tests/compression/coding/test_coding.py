@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from scipy.special import gammaln
 
 from pyro_bdl.compression.coding import contexts, mixing, sparse
-from pyro_bdl.compression.coding.coder import TOTAL, Decoder, Encoder, Model, measure
+from pyro_bdl.compression.coding.coder import Decoder, Encoder
 from pyro_bdl.compression.coding.contexts import ContextIntegers, ContextMask
 from pyro_bdl.compression.coding.floats import Floats, get_floats, put_floats
+from pyro_bdl.compression.coding.meter import measure
+from pyro_bdl.compression.coding.protocol import TOTAL, Model
 from pyro_bdl.compression.coding.sparse import Bernoulli, Gaps, Mask, RowsColumns
 from pyro_bdl.compression.coding.symbols import Adaptive, Magnitudes, Static, Symbols, Uniform
 from pyro_bdl.compression.coding.tables import frequencies, shape_weights

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from pyro_bdl.compression.coding import coder as coder_module
-from pyro_bdl.compression.coding.coder import Decoder, Encoder, Model
+from pyro_bdl.compression.coding import protocol
+from pyro_bdl.compression.coding.coder import Decoder, Encoder
 from pyro_bdl.compression.coding.container import (
     DIGEST,
     _digest,
@@ -20,6 +20,7 @@ from pyro_bdl.compression.coding.container import (
     write_container,
 )
 from pyro_bdl.compression.coding.contexts import ContextIntegers, ContextMask
+from pyro_bdl.compression.coding.protocol import Model
 from pyro_bdl.compression.coding.sparse import Bernoulli, Gaps, Mask, RowsColumns
 from pyro_bdl.compression.coding.symbols import Adaptive, Magnitudes, Symbols, Uniform
 from pyro_bdl.compression.coding.weights import Dense, Signed, Sparse, Weights
@@ -67,10 +68,10 @@ def content() -> bytes:
 
 
 def refused(content: bytes) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(CorruptFileError):
         decode(content)
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 def test_every_bit_flipped(content: bytes) -> None:
@@ -134,12 +135,12 @@ def test_fuzz_behind_the_digest() -> None:
     small, rng = pack([b"abc", stream()], kind=1, architecture=ARCH), np.random.default_rng()
     slowest, refusals = 0.0, 0
     for _ in range(30):
-        begun = time.perf_counter()
+        begun = time.process_time()
         try:
             decode(mutated(small, rng))
         except InputError:
             refusals += 1
-        slowest = max(slowest, time.perf_counter() - begun)
+        slowest = max(slowest, time.process_time() - begun)
     assert slowest < 5
     assert refusals > 15  # nearly all: the symbols' shortest bytes are compared with the file's
 
@@ -148,10 +149,10 @@ def test_fuzz_behind_the_digest() -> None:
 def test_much_fuzz_behind_the_digest() -> None:
     small, rng = pack([b"abc", stream()], kind=1, architecture=ARCH), np.random.default_rng()
     for _ in range(10_000):
-        begun = time.perf_counter()
+        begun = time.process_time()
         with contextlib.suppress(InputError):
             decode(mutated(small, rng))
-        assert time.perf_counter() - begun < 5
+        assert time.process_time() - begun < 5
 
 
 @pytest.mark.parametrize(("shape", "model"), PLAN, ids=lambda x: type(x).__name__ if not isinstance(x, tuple) else "")
@@ -198,7 +199,7 @@ def test_bombs_are_refused_before_memory_is_taken() -> None:
 
 
 def test_too_many_values_are_refused_when_writing(monkeypatch) -> None:
-    monkeypatch.setattr(coder_module, "MOST_SYMBOLS", 1000)
+    monkeypatch.setattr(protocol, "MOST_SYMBOLS", 1000)
     with pytest.raises(InputError, match="at most 1000"):
         Encoder().put(np.zeros(1001, int), Bernoulli())
 
@@ -229,7 +230,7 @@ def test_lenet_5_takes_a_second_each_way() -> None:
         np.testing.assert_array_equal(decoder.get(values.shape, Weights()), values)
     decoder.close()
     decoded = time.process_time()
-    assert encoded - begun < 3  # measured 1.1 on one core, with others at work
+    assert encoded - begun < 3  # measured 0.8 to 1.2 on one core, with four others at work
     assert decoded - encoded < 1
 
 

@@ -327,9 +327,9 @@ def test_decoding_a_large_network_is_quick():
     sizes = equal_sizes(431_080, 563)
     indices = tuple(rng.integers(0, 1 << 16, 563).tolist())
     code = RandomCode(seed=1, count=431_080, sizes=sizes, bits=(16,) * 563, indices=indices)
-    start = time.perf_counter()
+    start = time.process_time()
     decode(code, 431_080, 0.1)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_scales_of_one_byte():
