@@ -3,25 +3,20 @@
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from pyro_bdl.bayesian_module import BayesianModule
-from pyro_bdl.compression.choosing import choose_integers, entropy, values_of
-from pyro_bdl.compression.codebook import Clustered, recluster
-from pyro_bdl.compression.codec import Parameter, floating_buffers
+from pyro_bdl.compression.coded import Task, as_draw, as_integers
 from pyro_bdl.compression.compressed import CompressedNetwork, architecture_of, count, require_network
 from pyro_bdl.compression.example_inputs import ExampleInputs, require_affordable
 from pyro_bdl.compression.posterior import WeightPosterior
 from pyro_bdl.compression.pruned import Pruned, with_values
-from pyro_bdl.compression.sharing import choose_shared, sharing_of
-from pyro_bdl.compression.unit_choice import unit_masks
-from pyro_bdl.compression.units.dead_units import without_dead_units
+from pyro_bdl.compression.random_code.network_draw import RandomDraw
+from pyro_bdl.compression.sharing import sharing_of
 from pyro_bdl.compression.units.finding import Units, find_units
 from pyro_bdl.compression.units.probing import positional
-from pyro_bdl.compression.units.shrinking import shrink, shrink_tensors
 from pyro_bdl.compression.validation import Validation, error_function, standard_error
 from pyro_bdl.compression.variants import at_widths
 from pyro_bdl.errors import InputError, UnsupportedModelError
@@ -40,6 +35,7 @@ def compress(
     spread: float | None = None,
     trade: float | None = None,
     codebook: int | SoftWeightSharing | None = None,
+    draw: RandomDraw | None = None,
 ) -> CompressedNetwork:
     r"""Prune, quantise and shrink a network by the posterior of its weights.
 
@@ -76,6 +72,12 @@ def compress(
             be one of point values, as `AutoDelta` for soft weight sharing (Ullrich et al. 2017): which value a weight
             takes can be told without scales; which unit is noise cannot, and only dead ones are cut out. Default:
             integers.
+        draw: relative-entropy coding: what is left after units are cut by their thresholds is a draw of the posterior,
+            told by random indices and a seed; with `RandomDraw(retraining=...)` one that is nearly as good as the mean.
+            It has no `codebook`, `spread` or `trade`. Default: none.
+        draw: relative-entropy coding: the weights are a draw of the posterior, coded by random indices, after units are
+            cut by their thresholds; with `RandomDraw(retraining=...)` one that is nearly as good as the mean. Excludes
+            `codebook`, `spread` and `trade`. Default: none.
 
     Raises:
         InputError: inputs, validation data or a posterior that do not fit the network, a tolerance below zero.
@@ -117,6 +119,8 @@ def compress(
     if tolerance is not None and not tolerance >= 0:
         raise InputError("tolerance", expected="a number that is not negative", got=repr(tolerance))
     evaluate, points = (None, None) if validation is None else error_function(validation)
+    if draw is not None and not (codebook is None and spread is None and trade is None):
+        raise InputError("draw", expected="None beside codebook, spread or trade", got=repr(draw))
     if evaluate is not None and tolerance is None and points is None:
         raise InputError("tolerance", expected="a number, with a function for validation", got="None")
     example = _as_arguments(net, example_input)
@@ -128,53 +132,27 @@ def compress(
     unpruned = math.nan if evaluate is None else evaluate(mean)
     if tolerance is None and points is not None:
         tolerance = standard_error(unpruned, points)
-    limit = math.nan if tolerance is None else unpruned + tolerance
-
-    best: tuple[bool, float, Mapping[str, Tensor], dict[str, Parameter]] | None = None
-    allowed = tolerance or 0.0
-    for masks in unit_masks(mean, posterior, units, unit_thresholds, evaluate, unpruned=unpruned, tolerance=allowed):
-        pruned = Pruned.of(mean, posterior, units, masks)
-        error_of = None if evaluate is None else pruned.error_of(evaluate, above=limit)
-        found = _coded(pruned, codebook, evaluate=error_of, limit=limit, spread=spread, trade=trade)
-        bad = error_of is not None and error_of(values_of(found, pruned.posterior.mean)) > limit
-        bits = sum(entropy(q.levels) for q in found.values())
-        if best is None or (bad, bits) < best[:2]:
-            best = bad, bits, masks, pruned.whole(found)
-    assert best is not None
-    _, _, kept, integers = best
-    quantised = with_values(net, values_of(integers, posterior.mean))
-    nonzero = {name: q.levels != 0 for name, q in integers.items()}
-    kept = without_dead_units(quantised, nonzero, example, units=units, kept=kept)
-    small = shrink(quantised, kept, example, units=units)
-    for buffer in floating_buffers(small).values():
-        buffer.copy_(buffer.float())  # as the file has them
-
-    pruned = Pruned.of(mean, posterior, units, kept)
+    task = Task(mean, posterior, units, example, unit_thresholds, evaluate, unpruned, tolerance)
+    if draw is None:
+        coded = as_integers(task, spread=spread, trade=trade, codebook=codebook)
+    else:
+        coded = as_draw(task, draw)
+    pruned = Pruned.of(mean, posterior, units, coded.kept)
     widths, rounded, below = at_widths(pruned, evaluate, spread=spread)
-    variants = {"pruned": pruned.module, **rounded, "coded": small}
+    variants = {"pruned": pruned.module, **rounded, "coded": coded.module}
     errors = {}
     if evaluate is not None:
         errors = {"posterior mean": unpruned} | {name: evaluate(module) for name, module in variants.items()}
-        if errors["coded"] > limit:
+        if errors["coded"] > task.limit:
             warnings.warn(
-                f"No choice tried keeps the tolerance: validation error {errors['coded']:.4g}, limit {limit:.4g}",
+                f"No choice tried keeps the tolerance: validation error {errors['coded']:.4g}, limit {task.limit:.4g}",
                 UserWarning,
                 stacklevel=2,
             )
-    levels = shrink_tensors({name: q.levels for name, q in integers.items()}, kept, units=units)
-    parameters = {name: replace(integers[name], levels=levels[name]) for name, _ in small.named_parameters()}
-    parameters |= recluster({name: p for name, p in parameters.items() if isinstance(p, Clustered)})
     return CompressedNetwork(
-        variants=variants, kept=kept, units=units, parameters=parameters, widths=widths, errors=errors,
-        errors_one_bit_below=below, architecture=architecture_of(net), weights=count(net), inputs=inputs,
+        variants=variants, kept=coded.kept, units=units, parameters=coded.parameters, code=coded.code, widths=widths,
+        errors=errors, errors_one_bit_below=below, architecture=architecture_of(net), weights=count(net), inputs=inputs,
     )  # fmt: skip
-
-
-def _coded(pruned: Pruned, codebook: int | SoftWeightSharing | None, **options: Any) -> dict[str, Parameter]:
-    """Integers, or places in a codebook."""
-    if codebook is None:
-        return {**choose_integers(pruned.posterior, pruned.gone, **options)}
-    return choose_shared(sharing_of(codebook, pruned.posterior), pruned.posterior, pruned.gone, **options)
 
 
 def _as_arguments(net: nn.Module, example_input: Any) -> tuple[Tensor, ...]:

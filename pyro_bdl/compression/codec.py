@@ -7,6 +7,10 @@ integers, the multiples of it that the weights are; the buffers of floating poin
 
 Where weights share values (the kind of the file says so) their codebook follows the masks, and a bit before each
 parameter tells whether its integers are places in it; then no exponent precedes them.
+
+Where weights are a draw of the posterior (another kind) a bit before each parameter tells whether it is drawn; then the
+scales of its coding prior stand in the place of exponent and integers, and the random code of all that are drawn
+follows in a section of its own.
 """
 
 import hashlib
@@ -26,12 +30,15 @@ from pyro_bdl.compression.coding.sparse import Mask
 from pyro_bdl.compression.coding.symbols import Uniform
 from pyro_bdl.compression.coding.weights import Weights
 from pyro_bdl.compression.example_inputs import ExampleInputs, require_affordable
+from pyro_bdl.compression.random_code.code import RandomCode
+from pyro_bdl.compression.random_code.coding_prior import CodingPrior
+from pyro_bdl.compression.random_code.network_draw import Drawn, drawn
 from pyro_bdl.compression.units.finding import Units, find_units
 from pyro_bdl.compression.units.shrinking import shrink
 from pyro_bdl.errors import BDLError, InputError
 
 EXPONENT_OFFSET = 128
-QUANTISED, SHARED = 1, 3  # kinds of a file
+QUANTISED, DRAWN, SHARED = 1, 2, 3  # kinds of a file
 
 
 @dataclass(frozen=True)
@@ -62,11 +69,13 @@ class Quantised:
         return (self.levels.double() * 2.0**self.exponent).to(like)
 
 
-Parameter = Quantised | Clustered
+Parameter = Quantised | Clustered | Drawn
 
 
 def kind_of(parameters: Mapping[str, Parameter]) -> int:
     """The kind of the file of these parameters."""
+    if any(isinstance(parameter, Drawn) for parameter in parameters.values()):
+        return DRAWN
     return QUANTISED if shared_book(parameters.values()) is None else SHARED
 
 
@@ -92,8 +101,12 @@ def encode(
         put_book(encoder, book)
         parts.end("codebook", encoder)
     for name, parameter in parameters.items():
-        if book is not None:
-            encoder.put([int(isinstance(parameter, Clustered))], Uniform(2))
+        if kind_of(parameters) != QUANTISED:
+            encoder.put([int(not isinstance(parameter, Quantised))], Uniform(2))
+        if isinstance(parameter, Drawn):
+            parameter.prior.put(encoder)
+            parts.end(f"{name} scales", encoder)
+            continue
         if isinstance(parameter, Quantised):
             zero = not bool(parameter.levels.any())
             encoder.put([0 if zero else parameter.exponent + EXPONENT_OFFSET], Uniform(2 * EXPONENT_OFFSET))
@@ -105,23 +118,30 @@ def encode(
     return encoder.finish(), parts.bits
 
 
-def decode(data: bytes | memoryview, net: nn.Module, *, kind: int = QUANTISED) -> nn.Module:
-    """The small network of a stream, in evaluation mode.
+def decode(
+    data: bytes | memoryview, net: nn.Module, *, kind: int = QUANTISED, code: bytes | memoryview = b""
+) -> nn.Module:
+    """The small network of a file, in evaluation mode.
 
     Args:
         data: the stream.
         net: the architecture from which the network was cut.
-        kind: of the file, `QUANTISED` or `SHARED`.
+        kind: of the file, `QUANTISED`, `DRAWN` or `SHARED`.
+        code: the random code of a draw.
 
     Raises:
-        CorruptFileError: the stream is not one of such a network.
+        CorruptFileError: the stream, or the code, is not one of such a network.
     """
     decoder = Decoder(bytes(data))
+    priors: dict[str, CodingPrior] = {}
     small = decode_cut(decoder, net).eval()
     book = get_book(decoder) if kind == SHARED else None
     with torch.no_grad():
-        for parameter in small.parameters():
+        for name, parameter in small.named_parameters():
             shape = tuple(parameter.shape)
+            if kind == DRAWN and int(decoder.get(1, Uniform(2))[0]):
+                priors[name] = CodingPrior.get(decoder, parameter)
+                continue
             if book is not None and int(decoder.get(1, Uniform(2))[0]):
                 _fill(parameter, get_clustered(decoder, shape, book).value(parameter))
                 continue
@@ -130,8 +150,20 @@ def decode(data: bytes | memoryview, net: nn.Module, *, kind: int = QUANTISED) -
             _fill(parameter, Quantised(levels, exponent).value(parameter))
         for buffer in floating_buffers(small).values():
             _fill(buffer, get_floats(decoder, tuple(buffer.shape)))
-    decoder.close()
+        decoder.close()
+        if kind == DRAWN:
+            for name, found in _read_draw(code, priors, small).items():
+                _fill(small.get_parameter(name), found.value(small.get_parameter(name)))
     return small
+
+
+def _read_draw(data: bytes | memoryview, priors: Mapping[str, CodingPrior], small: nn.Module) -> dict[str, Drawn]:
+    if not priors:
+        raise corrupt("parameters that are drawn", "none")
+    try:
+        return drawn(RandomCode.from_bytes(bytes(data)), priors, dict(small.named_parameters()))
+    except InputError as error:
+        raise corrupt("a random code of this network's weights", f"{error}") from error
 
 
 def floating_buffers(net: nn.Module) -> dict[str, Tensor]:

@@ -13,9 +13,11 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from pyro_bdl.compression import codec
-from pyro_bdl.compression.codec import QUANTISED, SHARED, Parameter
+from pyro_bdl.compression.codec import DRAWN, QUANTISED, SHARED, Parameter
 from pyro_bdl.compression.coding.container import fingerprint, pack, read_container, write_container
+from pyro_bdl.compression.coding.protocol import corrupt
 from pyro_bdl.compression.example_inputs import ExampleInputs
+from pyro_bdl.compression.random_code.code import RandomCode
 from pyro_bdl.compression.units.finding import Units
 from pyro_bdl.compression.widths import Widths
 from pyro_bdl.errors import InputError
@@ -111,7 +113,8 @@ class CompressedNetwork:
             file gives back).
         kept: masks of the units that are left, by group.
         units: the groups.
-        parameters: the module's parameters as integers, on a grid or with a codebook.
+        parameters: the module's parameters as integers, on a grid or with a codebook, or as drawn.
+        code: of those that are drawn.
         widths: the formats of each parameter at the precision of the posterior.
         errors, errors_one_bit_below: validation errors, see `Report`.
         architecture: four bytes that tell the original network.
@@ -123,6 +126,7 @@ class CompressedNetwork:
     kept: Mapping[str, Tensor]
     units: Units
     parameters: Mapping[str, Parameter]
+    code: RandomCode | None
     widths: Widths
     errors: Mapping[str, float]
     errors_one_bit_below: Mapping[str, float]
@@ -142,7 +146,7 @@ class CompressedNetwork:
 
     def to_bytes(self) -> bytes:
         """The content of the file."""
-        return pack([self._stream[0]], kind=self._kind, architecture=self.architecture)
+        return pack(self._sections[0], kind=self._kind, architecture=self.architecture)
 
     def save(self, path: str | os.PathLike[str]) -> int:
         """Write the file, all of it or nothing; its length in bytes.
@@ -150,12 +154,12 @@ class CompressedNetwork:
         Raises:
             OSError: no room, no permission; an old file is as it was.
         """
-        return write_container(path, [self._stream[0]], kind=self._kind, architecture=self.architecture)
+        return write_container(path, self._sections[0], kind=self._kind, architecture=self.architecture)
 
     def report(self) -> Report:
         """What it costs: a table for `rich` and `print`, and `as_dict()`."""
-        stream, parts = self._stream
-        size = len(pack([stream], kind=self._kind, architecture=self.architecture))
+        sections, parts = self._sections
+        size = len(self.to_bytes())
         parameters = dict(self.module.named_parameters())
         dense = sum(p.numel() for p in parameters.values())
         nonzero = sum(int((q.levels != 0).sum()) for q in self.parameters.values())
@@ -184,7 +188,8 @@ class CompressedNetwork:
             fast_by_unit=rate(by_unit),
             maximum=original / 8 / size,
             file_bytes=size,
-            bytes_by_part={name: bits / 8 for name, bits in parts.items()} | {"container": size - len(stream)},
+            bytes_by_part={name: bits / 8 for name, bits in parts.items()}
+            | {"container": size - sum(map(len, sections))},
             errors=dict(self.errors),
             errors_one_bit_below=dict(self.errors_one_bit_below),
             matrices=tuple(name for name, p in self.module.named_parameters() if p.dim() > 1),
@@ -195,9 +200,13 @@ class CompressedNetwork:
         return codec.kind_of(self.parameters)
 
     @cached_property
-    def _stream(self) -> tuple[bytes, dict[str, int]]:
+    def _sections(self) -> tuple[list[bytes], dict[str, int]]:
         buffers = codec.floating_buffers(self.module)
-        return codec.encode(self.inputs, self.units, self.kept, self.parameters, buffers)
+        stream, bits = codec.encode(self.inputs, self.units, self.kept, self.parameters, buffers)
+        if self.code is None:
+            return [stream], bits
+        code = self.code.to_bytes()
+        return [stream, code], {**bits, "random code": 8 * len(code)}
 
 
 def load_compressed(path: str | os.PathLike[str], net: nn.Module) -> nn.Module:
@@ -218,8 +227,11 @@ def load_compressed(path: str | os.PathLike[str], net: nn.Module) -> nn.Module:
         OSError: it cannot be opened.
     """
     require_network(net)
-    container = read_container(path, kind=(QUANTISED, SHARED), architecture=architecture_of(net))
-    return codec.decode(container.sections[0], net, kind=container.kind)
+    container = read_container(path, kind=(QUANTISED, DRAWN, SHARED), architecture=architecture_of(net))
+    stream, *codes = container.sections
+    if len(codes) != (container.kind == DRAWN):
+        raise corrupt(f"{1 + (container.kind == DRAWN)} sections", f"{1 + len(codes)}")
+    return codec.decode(stream, net, kind=container.kind, code=b"".join(codes))
 
 
 def architecture_of(net: nn.Module) -> bytes:

@@ -34,8 +34,8 @@ def example() -> tuple[nn.Module, CompressedNetwork]:
         units={"0.weight": tuple(FixedPoint(b, 0) for b in (6, 0, 1, 0)), "2.weight": (FixedPoint(2, 0),) * 2},
     )
     return net, CompressedNetwork(
-        variants={"coded": small}, kept=kept, units=units, parameters=parameters, widths=widths, errors={"coded": 0.25},
-        errors_one_bit_below={"0.weight": 0.5}, architecture=architecture_of(net), weights=count(net),
+        variants={"coded": small}, kept=kept, units=units, parameters=parameters, code=None, widths=widths,
+        errors={"coded": 0.25}, errors_one_bit_below={"0.weight": 0.5}, architecture=architecture_of(net), weights=count(net),
         inputs=ExampleInputs.of(x),
     )  # fmt: skip
 

@@ -82,8 +82,8 @@ def encode_retrained(
     bits: int,
     extra_bits: float,
     progress: bool,
-) -> tuple[RandomCode, Tensor]:
-    """The code of a draw, and its values.
+) -> RandomCode:
+    """The code of a draw.
 
     Args:
         net: what the weights belong to; it is not changed.
@@ -141,7 +141,7 @@ def encode_retrained(
                 step(batches.next())
             coder.code_block(block, loc.detach(), log_variance.detach().exp())
             bar.update()
-    return coder.code(), coder.values.clone()
+    return coder.code()
 
 
 def _kl(loc: Tensor, log_variance: Tensor, scale: Tensor) -> Tensor:

@@ -1,0 +1,141 @@
+"""The two ways to code what is left of a network: integers chosen on validation data, or a draw of the posterior."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_bdl.compression.choosing import choose_integers, entropy, integers_at, values_of
+from pyro_bdl.compression.codebook import Clustered, recluster
+from pyro_bdl.compression.codec import Parameter, floating_buffers
+from pyro_bdl.compression.posterior import WeightPosterior
+from pyro_bdl.compression.precision import fixed_point
+from pyro_bdl.compression.pruned import Pruned, with_values
+from pyro_bdl.compression.random_code.code import RandomCode
+from pyro_bdl.compression.random_code.network_draw import RandomDraw, code_draw, length_in_bits
+from pyro_bdl.compression.sharing import choose_shared, sharing_of
+from pyro_bdl.compression.unit_choice import unit_masks
+from pyro_bdl.compression.units.dead_units import without_dead_units
+from pyro_bdl.compression.units.finding import Units
+from pyro_bdl.compression.units.shrinking import shrink, shrink_tensors
+from pyro_bdl.compression.validation import Error
+from pyro_bdl.compression.widths import width
+from pyro_bdl.priors.mixture import SoftWeightSharing
+
+POINT_SPREAD = 0.25  # of what is not random beside a draw: rounding that does no harm by itself
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A network that is to be compressed.
+
+    Attributes:
+        mean: the network at the posterior mean.
+        posterior: of its weights.
+        units: that can be cut.
+        example: inputs.
+        unit_thresholds: those given.
+        evaluate: the validation error, if there are data.
+        unpruned, tolerance: that of `mean`, and how much more is allowed.
+    """
+
+    mean: nn.Module
+    posterior: WeightPosterior
+    units: Units
+    example: tuple[Tensor, ...]
+    unit_thresholds: float | Mapping[str, float] | None
+    evaluate: Error | None
+    unpruned: float
+    tolerance: float | None
+
+    @property
+    def limit(self) -> float:
+        """The error allowed."""
+        return math.nan if self.tolerance is None else self.unpruned + self.tolerance
+
+    def candidates(self) -> Iterator[tuple[Mapping[str, Tensor], Pruned]]:
+        """Masks of the units that stay, and the networks they leave."""
+        for masks in unit_masks(
+            self.mean, self.posterior, self.units, self.unit_thresholds, self.evaluate,
+            unpruned=self.unpruned, tolerance=self.tolerance or 0.0,
+        ):  # fmt: skip
+            yield masks, Pruned.of(self.mean, self.posterior, self.units, masks)
+
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """What is left of a network, and how it is written.
+
+    Attributes:
+        kept: masks of its units.
+        module: the network as the file gives it back.
+        parameters: its parameters by name.
+        code: of those that are drawn.
+    """
+
+    kept: Mapping[str, Tensor]
+    module: nn.Module
+    parameters: Mapping[str, Parameter]
+    code: RandomCode | None = None
+
+
+def as_integers(
+    task: Task, *, spread: float | None, trade: float | None, codebook: int | SoftWeightSharing | None
+) -> Coded:
+    """The units and the integers, or places in a codebook, of the fewest bits within the limit."""
+    best: tuple[bool, float, Mapping[str, Tensor], dict[str, Parameter]] | None = None
+    for masks, pruned in task.candidates():
+        error_of = None if task.evaluate is None else pruned.error_of(task.evaluate, above=task.limit)
+        options: dict[str, Any] = {"evaluate": error_of, "limit": task.limit, "spread": spread, "trade": trade}
+        found: dict[str, Parameter] = (
+            {**choose_integers(pruned.posterior, pruned.gone, **options)}
+            if codebook is None
+            else choose_shared(sharing_of(codebook, pruned.posterior), pruned.posterior, pruned.gone, **options)
+        )
+        bad = error_of is not None and error_of(values_of(found, pruned.posterior.mean)) > task.limit
+        bits = sum(entropy(q.levels) for q in found.values())
+        if best is None or (bad, bits) < best[:2]:
+            best = bad, bits, masks, pruned.whole(found)
+    assert best is not None
+    _, _, kept, integers = best
+    quantised = with_values(task.mean, values_of(integers, task.posterior.mean))
+    nonzero = {name: q.levels != 0 for name, q in integers.items()}
+    kept = without_dead_units(quantised, nonzero, task.example, units=task.units, kept=kept)
+    small = _as_stored(shrink(quantised, kept, task.example, units=task.units))
+    levels = shrink_tensors({name: q.levels for name, q in integers.items()}, kept, units=task.units)
+    parameters = {name: replace(integers[name], levels=levels[name]) for name, _ in small.named_parameters()}
+    parameters |= recluster({name: p for name, p in parameters.items() if isinstance(p, Clustered)})
+    return Coded(kept, small, parameters)
+
+
+def as_draw(task: Task, draw: RandomDraw) -> Coded:
+    """A draw of the posterior of what the shortest of the candidates leaves whose mean is within the limit."""
+    best: tuple[bool, float, Mapping[str, Tensor], Pruned] | None = None
+    for masks, pruned in task.candidates():
+        bad = task.evaluate is not None and task.evaluate(pruned.module, task.limit) > task.limit
+        bits = length_in_bits(pruned.posterior, draw)
+        if best is None or (bad, bits) < best[:2]:
+            best = bad, bits, masks, pruned
+    assert best is not None
+    _, _, masks, pruned = best
+    left, gone = pruned.posterior, pruned.gone
+    found, code = code_draw(pruned.module, left, draw)
+    parameters: dict[str, Parameter] = {
+        name: found[name]
+        if name in found
+        else integers_at(left, name, gone[name], width(left, name, gone[name], POINT_SPREAD, fixed_point), 0.0)
+        for name, _ in pruned.module.named_parameters()
+    }
+    small = _as_stored(with_values(pruned.module, values_of(parameters, left.mean)))
+    return Coded(task.units.complete(masks), small, parameters, code)
+
+
+@torch.no_grad()
+def _as_stored(net: nn.Module) -> nn.Module:
+    """With its buffers as the file has them."""
+    for buffer in floating_buffers(net).values():
+        buffer.copy_(buffer.float())
+    return net
