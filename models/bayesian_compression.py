@@ -116,6 +116,8 @@ class Options:
     """standard deviation with which all weights begin; default by network and prior"""
     tolerance: float | None = None
     """validation error that compression may add, as a fraction; default: one standard error"""
+    unit_threshold: float | None = None
+    """log alpha above which units are cut, 3 in the literature; default: chosen on validation data, group by group"""
     posterior: Path | None = None
     """a fitted posterior (posterior.safetensors of an earlier run), which is compressed without training"""
     shrink: Annotated[bool, tyro.conf.FlagConversionOff] = False
@@ -236,7 +238,7 @@ def main(options: Options) -> dict[str, Any]:
     fitted = time.perf_counter()
     small = bdl.compress(
         problem.net, problem.guide, example_input=problem.x[:1],
-        validation=(x_validation, y_validation), tolerance=options.tolerance,
+        validation=(x_validation, y_validation), tolerance=options.tolerance, unit_thresholds=options.unit_threshold,
     )  # fmt: skip
     done = time.perf_counter()
     path = options.out / "net.bdl"
