@@ -120,6 +120,8 @@ class Options:
     """log alpha above which units are cut, 3 in the literature; default: chosen on validation data, group by group"""
     posterior: Path | None = None
     """a fitted posterior (posterior.safetensors of an earlier run), which is compressed without training"""
+    device: str = "cpu"
+    """where network and data are put, cuda for the whole vgg"""
     shrink: Annotated[bool, tyro.conf.FlagConversionOff] = False
     """cut units that are switched off out of the network while it trains"""
     progress: Annotated[bool, tyro.conf.FlagConversionOff] = True
@@ -145,6 +147,9 @@ class Problem:
         self.parts = bdl.data.load(options.data or DATA.get(options.net, "mnist"), root=options.data_dir, seed=0)
         if self.settings.colour_images:
             self.parts = standardised(self.parts)
+        tensors = {name: value for name, value in vars(self.parts).items() if isinstance(value, Tensor)}
+        moved: Any = {name: value.to(options.device) for name, value in tensors.items()}
+        self.parts = replace(self.parts, **moved)
         self.x, self.y = self.parts.x_train, self.parts.y_train
         self.augmented = None
         if self.settings.colour_images and self.x.shape[1] == 3:
@@ -152,11 +157,11 @@ class Problem:
             self.augmented = FlipsAndCrops(self.x, self.y, batch_size=size, seed=options.seed)
         with torch.random.fork_rng():
             torch.manual_seed(options.seed)
-            self.net = make(self.x.shape[1:], len(self.parts.classes or ()))
+            self.net = make(self.x.shape[1:], len(self.parts.classes or ())).to(options.device)
         if self.settings.pretraining and options.posterior is None:
             pretrain(self.net, self.epoch, self.settings, seed=options.seed)
         absorb_statistics(self.net)
-        self.model = bdl.Classifier(bdl.BayesianModule(self.net, PRIORS[options.prior]()))
+        self.model = bdl.Classifier(bdl.BayesianModule(self.net, PRIORS[options.prior]()).to(options.device))
         self.guide = bdl.guides.AutoMeanField(self.model, init_scale=self.settings.init_scale)
 
     def epoch(self) -> Iterable[Any]:
