@@ -54,7 +54,9 @@ def main(options: Options) -> dict[str, Any]:
     fitted = time.perf_counter()
     small = bdl.compress(
         problem.net, problem.guide, example_input=problem.x[:1],
-        validation=(x_validation, y_validation), tolerance=options.tolerance, codebook=problem.mixture,
+        validation=(x_validation, y_validation), tolerance=options.tolerance,
+        unit_thresholds=options.unit_threshold, draw=problem.random_draw(),
+        codebook=None if options.draw else problem.mixture,
     )  # fmt: skip
     done = time.perf_counter()
     path = options.out / "net.bdl"

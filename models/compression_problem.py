@@ -36,6 +36,7 @@ class Problem:
         self.parts = bdl.data.load(options.data or DATA.get(options.net, "mnist"), root=options.data_dir, seed=0)
         if self.settings.colour_images:
             self.parts = standardised(self.parts)
+        self.parts = to_device(self.parts, options.device)
         self.x, self.y = self.parts.x_train, self.parts.y_train
         self.augmented = None
         if self.settings.colour_images and self.x.shape[1] == 3:
@@ -43,14 +44,14 @@ class Problem:
             self.augmented = FlipsAndCrops(self.x, self.y, batch_size=size, seed=options.seed)
         with torch.random.fork_rng():
             torch.manual_seed(options.seed)
-            self.net = make(self.x.shape[1:], len(self.parts.classes or ()))
+            self.net = make(self.x.shape[1:], len(self.parts.classes or ())).to(options.device)
         if self.settings.pretraining and options.posterior is None:
             pretrain(self.net, self.epoch, self.settings, seed=options.seed)
         absorb_statistics(self.net)
         self.prior = PRIORS[options.prior]()
         if isinstance(self.prior, bdl.priors.SoftWeightSharing):
             self.prior.hyper_weight = self.settings.kl_weight
-        self.model = bdl.Classifier(bdl.BayesianModule(self.net, self.prior))
+        self.model = bdl.Classifier(bdl.BayesianModule(self.net, self.prior).to(options.device))
         self.guide: Any = (
             AutoDelta(self.model, init_loc_fn=bdl.guides.init_to_network)
             if options.guide == "point"
@@ -105,7 +106,20 @@ class Problem:
             kl_weight=lambda t: settings.kl_weight if t < 0.5 else final,
             kl_warmup=min(settings.kl_warmup, settings.epochs / 2),
             progress=options.progress, seed=options.seed, callbacks=[] if recorder is None else [recorder],
-            shrink=options.shrink,
+            shrink=options.shrink, checkpoint=options.checkpoint,
+        )  # fmt: skip
+
+    def random_draw(self) -> bdl.RandomDraw | None:
+        """How a draw is coded, if one is asked for."""
+        if not self.options.draw:
+            return None
+        final = self.settings.final_kl_weight or self.settings.kl_weight
+        epochs = max(self.settings.epochs // 2, 1)
+        return bdl.RandomDraw(
+            seed=self.options.seed, progress=self.options.progress,
+            retraining=bdl.Retraining(
+                (self.x, self.y), epochs=epochs, kl_weight=final, batch_size=self.settings.batch_size
+            ),
         )  # fmt: skip
 
 
@@ -116,6 +130,13 @@ def standardised(parts: Dataset) -> Dataset:
     return replace(
         parts, **{name: (getattr(parts, name) - mean) / scale for name in ("x_train", "x_validation", "x_test")}
     )
+
+
+def to_device(parts: Dataset, device: str) -> Dataset:
+    """All tensors of a data set on a device."""
+    tensors = {name: value for name, value in vars(parts).items() if isinstance(value, Tensor)}
+    moved: Any = {name: value.to(device) for name, value in tensors.items()}
+    return replace(parts, **moved)
 
 
 def falling(fraction: float) -> float:

@@ -119,8 +119,16 @@ class Options:
     """standard deviation with which all weights begin; default by network and prior"""
     tolerance: float | None = None
     """validation error that compression may add, as a fraction; default: one standard error"""
+    unit_threshold: float | None = None
+    """log alpha above which units are cut, 3 in the literature; default: chosen on validation data, group by group"""
+    draw: Annotated[bool, tyro.conf.FlagConversionOff] = False
+    """code the weights as a draw of the posterior by random indices, retrained in between, instead of as integers"""
     posterior: Path | None = None
     """a fitted posterior (posterior.safetensors of an earlier run), which is compressed without training"""
+    checkpoint: Path | None = None
+    """a file from which the same command goes on where it was stopped; default: none"""
+    device: str = "cpu"
+    """where network and data are put, cuda for the whole vgg"""
     shrink: Annotated[bool, tyro.conf.FlagConversionOff] = False
     """cut units that are switched off out of the network while it trains"""
     progress: Annotated[bool, tyro.conf.FlagConversionOff] = True

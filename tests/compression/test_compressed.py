@@ -35,8 +35,8 @@ def example() -> tuple[nn.Module, CompressedNetwork]:
     )
     return net, CompressedNetwork(
         variants={"coded": small}, kept=kept, units=units, parameters=parameters, code=None, widths=widths,
-        errors={"coded": 0.25}, errors_one_bit_below={"0.weight": 0.5}, architecture=architecture_of(net), weights=count(net),
-        inputs=ExampleInputs.of(x),
+        errors={"coded": 0.25}, errors_one_bit_below={"0.weight": 0.5}, architecture=architecture_of(net),
+        weights=count(net), inputs=ExampleInputs.of(x),
     )  # fmt: skip
 
 

@@ -101,8 +101,10 @@ def encode_retrained(
     sizes = equal_sizes(len(mean), blocks)
     coder = BlockCoder(sizes, scale, seed=seed, bits=bits, on_excess="warn")
     budget = KLBudget(blocks, bits=bits - extra_bits, rate=retraining.rate, start=retraining.kl_weight, seed=seed)
-    budget.bind(mean)
-    loc, log_variance = (nn.Parameter(v.detach().clone().float()) for v in (mean, variance.log()))
+    device = next(net.parameters()).device
+    scale = scale.to(device)
+    budget.bind(scale)
+    loc, log_variance = (nn.Parameter(v.detach().float().to(device, copy=True)) for v in (mean, variance.log()))
     optimizer = torch.optim.Adam([loc, log_variance], lr=retraining.learning_rate)
     points = len(retraining.data[1])
     batches = Minibatches(retraining.data, batch_size=min(retraining.batch_size, points))
@@ -113,12 +115,12 @@ def encode_retrained(
 
     def step(batch: Batch) -> None:
         x, y = batch.args
-        noise = torch.randn(len(loc))
+        noise = torch.randn_like(loc)
         drawn = coder.hold(torch.addcmul(loc, (0.5 * log_variance).exp(), noise))
         parts = drawn.split([shape.numel() for shape in shapes.values()])
         values = {name: v.view(shape) for (name, shape), v in zip(shapes.items(), parts, strict=True)}
         loss = retraining.loss(functional_call(net, values, (x,)), y)
-        kl = _kl(loc, log_variance, scale).masked_fill(coder.coded, 0.0)
+        kl = _kl(loc, log_variance, scale).masked_fill(coder.coded.to(device), 0.0)
         objective = loss + budget.penalty(kl) / points
         if not bool(torch.isfinite(objective)):
             raise NumericalError(f"the loss while retraining is {float(loss)}")
