@@ -126,10 +126,10 @@ def test_retraining_that_does_not_adapt_is_caught(mutant: str, monkeypatch: pyte
 
 
 def test_retraining_tells_of_a_loss_that_is_not_finite_and_leaves_the_network_as_it_was() -> None:
-    net, posterior, (x, y) = redundant()
+    net, posterior, data = redundant()
     before = copy.deepcopy(net.state_dict())
     state = torch.get_rng_state()
-    draw = bdl.RandomDraw(bits=6, retraining=retraining((x, y / 0)))
+    draw = bdl.RandomDraw(bits=6, retraining=bdl.Retraining(data, loss=lambda outputs, _: outputs.sum() / 0.0))
     with pytest.raises(NumericalError, match="retraining"):
         code_draw(net, posterior, draw)
     assert torch.equal(net.weight, before["weight"])
