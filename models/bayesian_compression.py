@@ -71,7 +71,7 @@ PRIORS: dict[str, Any] = {
 IMPROPER = ("log-uniform", "group-normal-jeffreys")
 SMALL = Settings(epochs=300, learning_rate=3e-3, kl_weight=0.5, kl_warmup=60, batch_size=64)
 LARGE = Settings(epochs=100, learning_rate=2e-3, kl_weight=0.2, kl_warmup=10)
-COLOUR = Settings(  # not tried on the whole VGG yet, only, with fewer epochs, on a narrow one (RESULTS.md)
+COLOUR = Settings(  # a guess: tried on no VGG for so many epochs yet (RESULTS.md)
     epochs=200, learning_rate=2e-3, kl_weight=0.2, kl_warmup=20, pretraining=100, pretraining_rates=(3e-3, 0.0),
     colour_images=True,
 )  # fmt: skip
