@@ -60,7 +60,7 @@ class Settings:
 SMALL = Settings(epochs=300, learning_rate=3e-3, kl_weight=0.5, kl_warmup=60, batch_size=64)
 LARGE = Settings(epochs=100, learning_rate=2e-3, kl_weight=0.2, kl_warmup=10)
 SHARING = replace(LARGE, batch_size=256, pretraining=30, epochs=40, kl_weight=0.1)
-COLOUR = Settings(  # not tried on the whole VGG yet, only, with fewer epochs, on a narrow one (RESULTS.md)
+COLOUR = Settings(  # a guess: tried on no VGG for so many epochs yet (RESULTS.md)
     epochs=200, learning_rate=2e-3, kl_weight=0.2, kl_warmup=20, pretraining=100, pretraining_rates=(3e-3, 0.0),
     colour_images=True,
 )  # fmt: skip
