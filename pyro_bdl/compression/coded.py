@@ -16,14 +16,13 @@ from pyro_bdl.compression.precision import fixed_point
 from pyro_bdl.compression.pruned import Pruned, with_values
 from pyro_bdl.compression.random_code.code import RandomCode
 from pyro_bdl.compression.random_code.network_draw import RandomDraw, code_draw, length_in_bits
-from pyro_bdl.compression.sharing import choose_shared, sharing_of
+from pyro_bdl.compression.sharing import Mixture, choose_shared, sharing_of
 from pyro_bdl.compression.unit_choice import unit_masks
 from pyro_bdl.compression.units.dead_units import without_dead_units
 from pyro_bdl.compression.units.finding import Units
 from pyro_bdl.compression.units.shrinking import shrink, shrink_tensors
 from pyro_bdl.compression.validation import Error
 from pyro_bdl.compression.widths import width
-from pyro_bdl.priors.mixture import SoftWeightSharing
 
 POINT_SPREAD = 0.25  # of what is not random beside a draw: rounding that does no harm by itself
 
@@ -82,9 +81,7 @@ class Coded:
     code: RandomCode | None = None
 
 
-def as_integers(
-    task: Task, *, spread: float | None, trade: float | None, codebook: int | SoftWeightSharing | None
-) -> Coded:
+def as_integers(task: Task, *, spread: float | None, trade: float | None, codebook: int | Mixture | None) -> Coded:
     """The units and the integers, or places in a codebook, of the fewest bits within the limit."""
     best: tuple[bool, float, Mapping[str, Tensor], dict[str, Parameter]] | None = None
     for masks, pruned in task.candidates():

@@ -17,7 +17,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -31,7 +31,6 @@ from pyro_bdl.compression.precision import fixed_point
 from pyro_bdl.compression.quantising import nats, nearest
 from pyro_bdl.compression.widths import Evaluate, Values, width
 from pyro_bdl.errors import InputError
-from pyro_bdl.priors.mixture import SoftWeightSharing
 
 MERGING = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.0)
 ROUNDS = 8
@@ -39,6 +38,29 @@ VALUE_BITS = 16
 REST_SPREAD = 0.25
 
 Masks = Mapping[str, Tensor]
+
+
+@runtime_checkable
+class Mixture(Protocol):
+    """What is asked of a mixture over weights: `pyro_bdl.priors.SoftWeightSharing`."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sites of its weights."""
+        ...
+
+    @property
+    def components(self) -> Any:
+        """With `means`, that at zero first."""
+        ...
+
+    def assign(self, weight: Tensor, *, trade: float = 1.0) -> Tensor:
+        """The component of each weight."""
+        ...
+
+    def merge(self, *, threshold: float = 0.1) -> int:
+        """Join components that hardly differ."""
+        ...
 
 
 class Sharing(ABC):
@@ -65,7 +87,7 @@ class Components(Sharing):
 
     sizes, size, trade = MERGING, 0.1, 1.0
 
-    def __init__(self, prior: SoftWeightSharing, posterior: WeightPosterior) -> None:
+    def __init__(self, prior: Mixture, posterior: WeightPosterior) -> None:
         self.prior, self.names = prior, _names_in(prior, list(posterior.mean))
         self.posterior = posterior
 
@@ -128,13 +150,13 @@ class Centres(Sharing):
         return clustered(whole, values * scale)
 
 
-def sharing_of(codebook: int | SoftWeightSharing, posterior: WeightPosterior) -> Sharing:
+def sharing_of(codebook: int | Mixture, posterior: WeightPosterior) -> Sharing:
     """By the components of a mixture, or by so many centres of k-means or fewer.
 
     Raises:
         InputError: another mixture than that of these weights; no number from 1 to 2^12.
     """
-    if isinstance(codebook, SoftWeightSharing):
+    if isinstance(codebook, Mixture):
         return Components(codebook, posterior)
     return Centres(codebook, posterior)
 
@@ -207,7 +229,7 @@ def _growing() -> list[int]:
     return sorted(k << n for n in range(int(math.log2(MOST_VALUES))) for k in (2, 3))
 
 
-def _names_in(prior: SoftWeightSharing, names: list[str]) -> list[str]:
+def _names_in(prior: Mixture, names: list[str]) -> list[str]:
     """The network's own names of the weights that a mixture is for, whose sites may have a prefix."""
     if prior.names:
         first = prior.names[0]
