@@ -66,7 +66,7 @@ PRIORS: dict[str, Any] = {
 IMPROPER = ("log-uniform", "group-normal-jeffreys")
 SMALL = Settings(epochs=300, learning_rate=3e-3, kl_weight=0.5, kl_warmup=60, batch_size=64)
 LARGE = Settings(epochs=100, learning_rate=2e-3, kl_weight=0.2, kl_warmup=10)
-SHARING = replace(LARGE, batch_size=256, pretraining=30, epochs=40, kl_weight=0.1)
+SHARING = replace(LARGE, batch_size=256, pretraining=30, epochs=30, kl_weight=0.2)
 SETTINGS: dict[tuple[str, str], Settings] = {
     **{("digits", prior): SMALL for prior in PRIORS},
     ("digits", "soft-weight-sharing"): replace(SMALL, pretraining=60, kl_weight=0.1),
@@ -112,6 +112,8 @@ class Options:
     """validation error that compression may add, as a fraction; default: one standard error"""
     posterior: Path | None = None
     """a fitted posterior (posterior.safetensors of an earlier run), which is compressed without training"""
+    codebook: int | Literal["mixture"] | None = None
+    """let weights share values: so many clusters or fewer, or the mixture's; default: only for point weights, mixture"""
     shrink: Annotated[bool, tyro.conf.FlagConversionOff] = False
     """cut units that are switched off out of the network while it trains"""
     progress: Annotated[bool, tyro.conf.FlagConversionOff] = True
@@ -140,6 +142,8 @@ class Problem:
             self.net = NETWORKS[options.net](self.x.shape[1:], len(self.parts.classes or ()))
         if self.settings.pretraining and options.posterior is None:
             pretrain(self.net, self.x, self.y, self.settings, seed=options.seed)
+        if options.codebook == "mixture" and options.prior != "soft-weight-sharing":
+            raise InputError("--codebook mixture", expected="soft weight sharing", got=options.prior)
         self.prior = PRIORS[options.prior]()
         if isinstance(self.prior, bdl.priors.SoftWeightSharing):
             self.prior.hyper_weight = self.settings.kl_weight
@@ -162,6 +166,12 @@ class Problem:
         if self.mixture is not None:
             own = {name.removeprefix(MIXTURE): v for name, v in state.items() if name.startswith(MIXTURE)}
             self.mixture.load_state_dict(own)
+
+    @property
+    def codebook(self) -> Any:
+        """That of the file, as `compress` takes it."""
+        chosen = self.options.codebook
+        return self.mixture if chosen == "mixture" or (chosen is None and self.options.guide == "point") else chosen
 
     @property
     def mixture(self) -> bdl.priors.SoftWeightSharing | None:
@@ -245,7 +255,7 @@ def main(options: Options) -> dict[str, Any]:
     fitted = time.perf_counter()
     small = bdl.compress(
         problem.net, problem.guide, example_input=problem.x[:1],
-        validation=(x_validation, y_validation), tolerance=options.tolerance, codebook=problem.mixture,
+        validation=(x_validation, y_validation), tolerance=options.tolerance, codebook=problem.codebook,
     )  # fmt: skip
     done = time.perf_counter()
     path = options.out / "net.bdl"
