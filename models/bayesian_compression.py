@@ -113,7 +113,7 @@ class Options:
     posterior: Path | None = None
     """a fitted posterior (posterior.safetensors of an earlier run), which is compressed without training"""
     codebook: int | Literal["mixture"] | None = None
-    """let weights share values: so many clusters or fewer, or the mixture's; default: only for point weights, mixture"""
+    """let weights share values: at most so many clusters, or the mixture's; default: for point weights, mixture"""
     shrink: Annotated[bool, tyro.conf.FlagConversionOff] = False
     """cut units that are switched off out of the network while it trains"""
     progress: Annotated[bool, tyro.conf.FlagConversionOff] = True
