@@ -114,6 +114,25 @@ def test_a_larger_trade_costs_fewer_bits_and_leaves_the_best_assignment(noise: f
     assert bits[0] > 1.2 * bits[-1]
 
 
+def test_evenly_spaced_centres_are_fewer_bits_at_the_same_error() -> None:
+    """What entropy-coded quantisation is known for; k-means puts most of its centres where most weights are."""
+    mean = {"a": torch.distributions.Laplace(0.0, 0.1).sample((4000,))}
+    p = WeightPosterior(mean, {"a": torch.full((4000,), 1e-4)})
+    sharing, bits = Centres(32, p), {}
+
+    def squared(values: Mapping[str, Tensor]) -> float:
+        return float((values["a"] - mean["a"]).square().mean())
+
+    for even, series in zip((True, False), sharing.sizes, strict=True):
+        assert all(size[1] is even for size in series)
+        sharing.sizes = (series,)
+        found = choose_shared(sharing, p, none_gone(p), evaluate=squared, limit=4e-4, spread=None, trade=None)
+        assert squared(values_of(found, mean)) <= 4e-4
+        assert len(found["a"].book) <= 32
+        bits[even] = entropy(found["a"].levels)
+    assert bits[True] < bits[False]
+
+
 @pytest.mark.parametrize(("how", "limits"), [("mixture", (0.09, 0.3, 0.7)), ("centres", (0.015, 0.03, 0.09))])
 def test_the_limit_is_kept_and_a_larger_one_costs_less(how: str, limits: tuple[float, ...]) -> None:
     p = posterior()
