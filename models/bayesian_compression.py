@@ -55,8 +55,7 @@ def main(options: Options) -> dict[str, Any]:
     small = bdl.compress(
         problem.net, problem.guide, example_input=problem.x[:1],
         validation=(x_validation, y_validation), tolerance=options.tolerance,
-        unit_thresholds=options.unit_threshold, draw=problem.random_draw(),
-        codebook=None if options.draw else problem.mixture,
+        unit_thresholds=options.unit_threshold, draw=problem.random_draw(), codebook=problem.codebook,
     )  # fmt: skip
     done = time.perf_counter()
     path = options.out / "net.bdl"

@@ -28,6 +28,8 @@ class Problem:
         self.options, self.settings = options, options.settings
         if options.guide == "point" and options.prior != "soft-weight-sharing":
             raise InputError("--guide point", expected="soft weight sharing, whose clusters code it", got=options.prior)
+        if options.codebook == "mixture" and options.prior != "soft-weight-sharing":
+            raise InputError("--codebook mixture", expected="soft weight sharing", got=options.prior)
         make = NETWORKS[options.net]
         if options.net == "vgg":
             make = partial(make, width=options.width)
@@ -64,6 +66,12 @@ class Problem:
         if self.augmented is not None:
             return self.augmented
         return ((self.x[rows], self.y[rows]) for rows in torch.randperm(len(self.x)).split(self.settings.batch_size))
+
+    @property
+    def codebook(self) -> Any:
+        """That of the file, as `compress` takes it."""
+        chosen = self.options.codebook
+        return self.mixture if chosen == "mixture" or (chosen is None and self.options.guide == "point") else chosen
 
     @property
     def mixture(self) -> bdl.priors.SoftWeightSharing | None:

@@ -59,7 +59,7 @@ class Settings:
 
 SMALL = Settings(epochs=300, learning_rate=3e-3, kl_weight=0.5, kl_warmup=60, batch_size=64)
 LARGE = Settings(epochs=100, learning_rate=2e-3, kl_weight=0.2, kl_warmup=10)
-SHARING = replace(LARGE, batch_size=256, pretraining=30, epochs=40, kl_weight=0.1)
+SHARING = replace(LARGE, batch_size=256, pretraining=30, epochs=30, kl_weight=0.2)
 COLOUR = Settings(  # a guess: tried on no VGG for so many epochs yet (RESULTS.md)
     epochs=200, learning_rate=2e-3, kl_weight=0.2, kl_warmup=20, pretraining=100, pretraining_rates=(3e-3, 0.0),
     colour_images=True,
@@ -129,6 +129,8 @@ class Options:
     """a file from which the same command goes on where it was stopped; default: none"""
     device: str = "cpu"
     """where network and data are put, cuda for the whole vgg"""
+    codebook: int | Literal["mixture"] | None = None
+    """let weights share values: at most so many clusters, or the mixture's; default: for point weights, mixture"""
     shrink: Annotated[bool, tyro.conf.FlagConversionOff] = False
     """cut units that are switched off out of the network while it trains"""
     progress: Annotated[bool, tyro.conf.FlagConversionOff] = True

@@ -65,19 +65,18 @@ def compress(
         trade: lambda of `quantise`. Default: chosen; 0.2 without (1 is often too much, see `choose_integers`; but for a
             mixture's components, where 1 stands for the most probable).
         codebook: the values that weights share, zero always one of them. A number: k-means of the posterior means with
-            their precisions as weights, so many clusters or, on validation data, fewer. The `SoftWeightSharing` prior
-            of the fit: each weight takes the mean of its most probable component, after those that hardly differ are
-            merged (on validation data: those nearer than a chosen threshold). The parameters that this mixture is not
-            for, or that are not random beside others that are, become integers. Where a codebook is given the guide may
-            be one of point values, as `AutoDelta` for soft weight sharing (Ullrich et al. 2017): which value a weight
-            takes can be told without scales; which unit is noise cannot, and only dead ones are cut out. Default:
-            integers.
+            their precisions as weights, so many clusters; on validation data with fewer, or from evenly spaced centres,
+            where that is shorter. The `SoftWeightSharing` prior of the fit: each weight takes the mean of its most
+            probable component, after those that hardly differ are merged (on validation data: those nearer than a
+            chosen threshold). The parameters that this mixture is not for, or that are not random beside others that
+            are, become integers. Where a codebook is given the guide may be one of point values, as `AutoDelta` for
+            soft weight sharing (Ullrich et al. 2017): which value a weight takes can be told without scales; which unit
+            is noise cannot, and only dead ones are cut out. Components are for point weights: those of a mean-field fit
+            may be as wide as its posteriors, and hold weights that are not their mean. Default: integers, mostly the
+            shorter code for a posterior with scales.
         draw: relative-entropy coding: what is left after units are cut by their thresholds is a draw of the posterior,
-            told by random indices and a seed; with `RandomDraw(retraining=...)` one that is nearly as good as the mean.
+            told by random indices and a seed; with `RandomDraw(retraining=...)` the weights adapt to what is drawn.
             It has no `codebook`, `spread` or `trade`. Default: none.
-        draw: relative-entropy coding: the weights are a draw of the posterior, coded by random indices, after units are
-            cut by their thresholds; with `RandomDraw(retraining=...)` one that is nearly as good as the mean. Excludes
-            `codebook`, `spread` and `trade`. Default: none.
 
     Raises:
         InputError: inputs, validation data or a posterior that do not fit the network, a tolerance below zero.
@@ -108,7 +107,7 @@ def compress(
     >>> prior = bdl.priors.SoftWeightSharing(components=4, zero_share=0.5, hyper_weight=0.1)
     >>> model = bdl.Classifier(bdl.BayesianModule(net, prior))
     >>> guide = AutoDelta(model, init_loc_fn=bdl.guides.init_to_network)
-    >>> _ = bdl.fit_svi(model, guide, (x, y), epochs=300, batch_size=200, optimizer=adam, progress=False, seed=0,
+    >>> _ = bdl.fit_svi(model, guide, (x, y), epochs=100, batch_size=200, optimizer=adam, progress=False, seed=0,
     ...                 kl_weight=0.1, estimator="plain")
     >>> small = bdl.compress(net, guide, example_input=x[:1], codebook=prior)
     >>> len(torch.cat([p.flatten() for p in small.module.parameters()]).unique()) <= 5

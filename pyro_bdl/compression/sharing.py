@@ -1,8 +1,9 @@
 r"""Which of a few values each weight takes: those of soft weight sharing's components, or k-means of the posterior.
 
 A choice has two parts. The values: the components that are left when those nearer to each other than a threshold are
-merged (Ullrich, Meeds & Welling 2017, section 4.1), or the centres of k-means of some number. And the place of each
-weight w, for a trade :math:`\lambda`:
+merged (Ullrich, Meeds & Welling 2017, section 4.1), or some number of centres: those of k-means, or as many that are
+evenly spaced at first. An entropy coder prefers the latter, k-means puts too many where weights are many. And the place
+of each weight w, for a trade :math:`\lambda`:
 
 - of a component, by :math:`\arg\max_k \lambda \log \pi_k + \log N(w; \mu_k, \sigma_k^2)`; with :math:`\lambda = 1` the
   one of the highest responsibility, as in the paper;
@@ -68,12 +69,12 @@ class Sharing(ABC):
 
     Attributes:
         names: of the parameters that do.
-        sizes: of the codebook, to be tried in this order: the smallest first.
+        sizes: of the codebook, in one series or more, each to be tried in its order: the smallest first.
         size, trade: without validation data.
     """
 
     names: Sequence[str]
-    sizes: Sequence[Any]
+    sizes: Sequence[Sequence[Any]]
     size: Any
     trade: float
 
@@ -85,7 +86,7 @@ class Sharing(ABC):
 class Components(Sharing):
     """The components of a soft-weight-sharing prior; a size is the threshold below which they are merged."""
 
-    sizes, size, trade = MERGING, 0.1, 1.0
+    sizes, size, trade = (MERGING,), 0.1, 1.0
 
     def __init__(self, prior: Mixture, posterior: WeightPosterior) -> None:
         self.prior, self.names = prior, _names_in(prior, list(posterior.mean))
@@ -101,7 +102,9 @@ class Components(Sharing):
 
 
 class Centres(Sharing):
-    """k-means of the posterior means, each with the weight of its precision; a size is the number of centres.
+    """Clusters of the posterior means, each with the weight of its precision.
+
+    A size is the number of centres, and whether they are evenly spaced at first; else they are those of k-means.
 
     Where the posterior has no scales at all (point values) each weight has the same: the mean squared distance of the
     values from their centres.
@@ -118,10 +121,11 @@ class Centres(Sharing):
             name: posterior.variance[name].double() if self.random else torch.ones_like(mean)
             for name, mean in self.mean.items()
         }
-        self.size, self.trade = most, TRADE if self.random else 0.0
-        self.sizes = [*(k for k in _growing() if k < most), most]
+        self.size, self.trade = (most, False), TRADE if self.random else 0.0
+        numbers = [*(k for k in _growing() if k < most), most]
+        self.sizes = tuple([(k, even) for k in numbers] for even in (True, False))
 
-    def share(self, gone: Masks, size: int, trade: float) -> dict[str, Clustered]:
+    def share(self, gone: Masks, size: tuple[int, bool], trade: float) -> dict[str, Clustered]:
         """See `Sharing`."""
         free = {name: ~gone[name] for name in self.names}
         scale = max(
@@ -135,10 +139,13 @@ class Centres(Sharing):
         }
         every = torch.cat(list(v.values()))
         weights = {name: every.min() / part if len(part) else part for name, part in v.items()}
-        values = k_means(torch.cat(list(x.values())), torch.cat(list(weights.values())), size).to(every)
+        most, even = size
+        start = _evenly if even else k_means
+        values = start(torch.cat(list(x.values())), torch.cat(list(weights.values())), most).to(every)
         at_zero = int((values < 0).sum())
         values = torch.cat([values[:at_zero], values.new_zeros(1), values[at_zero:]])
         places = {name: nearest(x[name], v[name], values, torch.zeros_like(values)) for name in self.names}
+        values = _means(x, weights, values, at_zero, places)
         if trade > 0 and len(every):
             if not self.random:
                 distance = torch.cat([x[n] - values[places[n]] for n in self.names]).square().mean()
@@ -173,9 +180,9 @@ def choose_shared(
 ) -> dict[str, Parameter]:
     """Places in a codebook for the parameters that share values, integers for the others.
 
-    For each size of the codebook, the smallest first, the largest trade within the limit is found by bisection; that of
-    the fewest bits is taken, looked for until two larger ones are worse. If none is within the limit: the last size
-    and a trade of 0. Without `evaluate`: the sharing's own size and trade.
+    For each size of the codebook, the smallest of a series first, the largest trade within the limit is found by
+    bisection; that of the fewest bits is taken, looked for until two larger ones are worse. If none is within the
+    limit: the last size and a trade of 0. Without `evaluate`: the sharing's own size and trade.
 
     Args:
         sharing: of which parameters, and how.
@@ -197,8 +204,12 @@ def choose_shared(
     if evaluate is None:
         return code(sharing.size, sharing.trade if trade is None else trade)
     trades = TRADES if trade is None else (trade,)
-    found = fewest_bits(code, sharing.sizes, trades, evaluate=evaluate, limit=limit, like=posterior.mean, bits=_bits)
-    return found if found is not None else code(sharing.sizes[-1], trade or 0.0)
+    found = [
+        fewest_bits(code, series, trades, evaluate=evaluate, limit=limit, like=posterior.mean, bits=_bits)
+        for series in sharing.sizes
+    ]
+    good = [coded for coded in found if coded is not None]
+    return min(good, key=_bits) if good else code(sharing.sizes[-1][-1], trade or 0.0)
 
 
 def _bits(parameters: Mapping[str, Parameter]) -> float:
@@ -215,13 +226,30 @@ def _settled(
         after = {n: nearest(x[n], v[n], values, trade * nats(places[n], len(values))) for n in places}
         if all(torch.equal(after[n], places[n]) for n in places):
             break
-        places, sums = after, values.new_zeros(2, len(values))
-        for name, place in places.items():
-            sums[0].index_add_(0, place, weights[name])
-            sums[1].index_add_(0, place, weights[name] * x[name])
-        values = torch.where(sums[0] > 0, sums[1] / sums[0], values)
-        values[at_zero] = 0.0
+        places, values = after, _means(x, weights, values, at_zero, after)
     return places, values
+
+
+def _means(x: Values, weights: Values, values: Tensor, at_zero: int, places: Values) -> Tensor:
+    """Each value the mean of the weights at its place, but for zero and those that have none."""
+    sums = values.new_zeros(2, len(values))
+    for name, place in places.items():
+        sums[0].index_add_(0, place, weights[name])
+        sums[1].index_add_(0, place, weights[name] * x[name])
+    means = torch.where(sums[0] > 0, sums[1] / sums[0], values)
+    means[at_zero] = 0.0
+    return means
+
+
+def _evenly(x: Tensor, _: Tensor, most: int) -> Tensor:
+    """Multiples of a step over the range of x and zero, at most so many besides zero."""
+    if not len(x):
+        return x.new_zeros(0)
+    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+    places = torch.arange(-most, most + 1, dtype=x.dtype, device=x.device)
+    step = (high - low) / most or 1.0
+    found = places[(places != 0) & (places >= low / step) & (places <= high / step)]
+    return found[:most] * step
 
 
 def _growing() -> list[int]:

@@ -85,7 +85,7 @@ def test_a_larger_trade_draws_weights_to_the_frequent_components() -> None:
 def test_centres_are_weighed_by_precision() -> None:
     mean = {"a": torch.tensor([1.0, 2.0, 0.0, 0.0])}
     p = WeightPosterior(mean, {"a": torch.tensor([1e-4, 1e-2, 1.0, 1.0])})
-    found = Centres(1, p).share(none_gone(p), 1, 0.0)["a"].book.above
+    found = Centres(1, p).share(none_gone(p), (1, False), 0.0)["a"].book.above
     assert found.item() == pytest.approx((1.0 / 1e-4 + 2.0 / 1e-2) / (1 / 1e-4 + 1 / 1e-2), rel=1e-3)
 
 
@@ -95,7 +95,7 @@ def test_a_larger_trade_costs_fewer_bits_and_leaves_the_best_assignment(noise: f
     sharing = Centres(8, p)
     bits = []
     for trade in (0.0, 1.0, 8.0, 64.0):
-        found = sharing.share(none_gone(p), 8, trade)
+        found = sharing.share(none_gone(p), (8, False), trade)
         bits.append(sum(entropy(q.levels) for q in found.values()))
         if trade == 0.0:  # the nearest, but for rounding the values
             table = found["a"].book.table
@@ -114,6 +114,25 @@ def test_a_larger_trade_costs_fewer_bits_and_leaves_the_best_assignment(noise: f
     assert bits[0] > 1.2 * bits[-1]
 
 
+def test_evenly_spaced_centres_are_fewer_bits_at_the_same_error() -> None:
+    """What entropy-coded quantisation is known for; k-means puts most of its centres where most weights are."""
+    mean = {"a": torch.distributions.Laplace(0.0, 0.1).sample((4000,))}
+    p = WeightPosterior(mean, {"a": torch.full((4000,), 1e-4)})
+    sharing, bits = Centres(32, p), {}
+
+    def squared(values: Mapping[str, Tensor]) -> float:
+        return float((values["a"] - mean["a"]).square().mean())
+
+    for even, series in zip((True, False), sharing.sizes, strict=True):
+        assert all(size[1] is even for size in series)
+        sharing.sizes = (series,)
+        found = choose_shared(sharing, p, none_gone(p), evaluate=squared, limit=4e-4, spread=None, trade=None)
+        assert squared(values_of(found, mean)) <= 4e-4
+        assert len(found["a"].book) <= 32
+        bits[even] = entropy(found["a"].levels)
+    assert bits[True] < bits[False]
+
+
 @pytest.mark.parametrize(("how", "limits"), [("mixture", (0.09, 0.3, 0.7)), ("centres", (0.015, 0.03, 0.09))])
 def test_the_limit_is_kept_and_a_larger_one_costs_less(how: str, limits: tuple[float, ...]) -> None:
     p = posterior()
@@ -130,7 +149,7 @@ def test_the_limit_is_kept_and_a_larger_one_costs_less(how: str, limits: tuple[f
 def test_a_limit_that_nothing_keeps_gives_the_finest() -> None:
     p = posterior()
     found = choose_shared(Centres(16, p), p, none_gone(p), evaluate=lambda _: 1.0, limit=0.0, spread=None, trade=None)
-    for name, q in Centres(16, p).share(none_gone(p), 16, 0.0).items():
+    for name, q in Centres(16, p).share(none_gone(p), (16, False), 0.0).items():
         assert torch.equal(q.levels, found[name].levels)
 
 
@@ -160,7 +179,7 @@ def test_nothing_is_left() -> None:
 def test_extreme_posteriors(log_sigma: int, log_size: int, trade: float) -> None:
     mean = {"a": torch.randn(20, dtype=torch.float64) * 2.0**log_size}
     p = WeightPosterior(mean, {"a": torch.full((20,), 4.0**log_sigma, dtype=torch.float64)})
-    found = Centres(20, p).share(none_gone(p), 20, trade)["a"].value(mean["a"])
+    found = Centres(20, p).share(none_gone(p), (20, False), trade)["a"].value(mean["a"])
     assert bool(found.isfinite().all())
     if trade == 0.0 or log_sigma < log_size - 12:  # each is a value of its own
         torch.testing.assert_close(found, mean["a"], rtol=1e-3, atol=0.0)

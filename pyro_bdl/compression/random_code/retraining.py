@@ -28,8 +28,8 @@ class Retraining:
 
     A draw of the posterior is worse than its mean: each weight is off by about its deviation. But blocks are coded one
     after another, and between two of them the posterior of the others can move to where it makes up for what was drawn
-    (Havasi, Peharz & Hernandez-Lobato 2019, algorithm 2). At the end hardly more error is left than the posterior
-    mean has. Each step takes one draw of all weights, one minibatch, and Adam on
+    (Havasi, Peharz & Hernandez-Lobato 2019, algorithm 2). How much of the error that takes away depends on the
+    epochs that are spent. Each step takes one draw of all weights, one minibatch, and Adam on
 
     .. math:: \frac1B \sum_{n \in batch} \ell(f_w(x_n), y_n) + \frac1N \sum_b \beta_b\, KL_b
 
