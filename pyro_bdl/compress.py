@@ -87,7 +87,7 @@ def compress(
         UserWarning: layers that cannot be pruned, by name; thresholds that would cut a layer to nothing, which is left
             one unit; a tolerance that no choice tried can keep.
 
-    >>> import pyro_bdl as bdl
+    >>> import torch, pyro_bdl as bdl
     >>> torch.manual_seed(0)                                                               # doctest: +ELLIPSIS
     <...>
     >>> x = torch.randn(200, 4)

@@ -128,13 +128,16 @@ def test_pyros_mean_field_guides(kind: Any, elbo: Any) -> None:
 
 @pytest.mark.parametrize("elbo", [bdl.MeanFieldELBO, Trace_ELBO])
 def test_full_covariance_is_exact(elbo: Any) -> None:
-    """At the exact posterior each single draw's bound is the evidence, and a fit comes near it."""
+    """At the exact posterior each single draw's bound is the evidence, and a fit comes near it.
+
+    Its last hundred draws on average: a single one is off by more than half a nat now and then.
+    """
     guide = AutoMultivariateNormal(TARGET.model, init_scale=0.1)
     fit = bdl.fit_svi(
         TARGET.model, guide, DATA, epochs=800, batch_size=40, optimizer=adam(0.03), schedule=falling,
         estimator="plain", elbo=elbo(), progress=False,
     )  # fmt: skip
-    assert -fit.losses[-1] == pytest.approx(TARGET.log_evidence, abs=0.5)
+    assert -sum(fit.losses[-100:]) / 100 == pytest.approx(TARGET.log_evidence, abs=0.2)  # .01 to .04 below
     factor = torch.linalg.cholesky(TARGET.covariance)
     with torch.no_grad():
         guide.loc.copy_(TARGET.mean)
