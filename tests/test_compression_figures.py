@@ -201,6 +201,16 @@ def test_figures_of_a_compressed_network(small: tuple[CompressedNetwork, torch.T
     np.testing.assert_allclose([s[:, 1].max() for s in stems], counts)
 
 
+def test_values_that_are_no_grid_are_a_histogram() -> None:
+    drawn = {"w": np.random.default_rng(0).standard_normal((40, 50))}
+    lower = figures.weight_histograms(drawn, drawn, drawn).axes[1]
+    assert not lower.collections  # no stems
+    outline = lower.patches[-1]
+    assert not outline.get_fill()
+    counts, edges, _ = outline.get_data()  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(counts, np.maximum(np.histogram(drawn["w"], edges)[0], 0.5))
+
+
 @pytest.mark.parametrize(
     ("shape", "value"), [((1, 1), 0.0), ((2, 2), 1e-300), ((4, 3, 2), 1e300), ((3, 2, 2, 2, 2), -3.0)]
 )

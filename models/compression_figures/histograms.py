@@ -15,6 +15,7 @@ from pyro_bdl.errors import InputError
 
 _COLUMNS = 4
 _HALF = 0.5  # where a count of 1 still has a height on a logarithmic axis
+_MOST_STEMS = 500  # more are a solid block
 
 
 def weight_histograms(
@@ -29,7 +30,8 @@ def weight_histograms(
     """Two histograms a layer, one above the other, on a common axis.
 
     Above the weights before; below the posterior means, and as stems how many weights have each of the values that the
-    file can hold, weights that were cut out with their unit counted as 0.
+    file can hold, weights that were cut out with their unit counted as 0; for a draw, whose values are no grid, a
+    third histogram as an outline.
 
     Args:
         before: by parameter name, the plain network's weights (or those of the first epoch), any shape; entries of
@@ -69,7 +71,7 @@ def weight_histograms(
         _filled(upper, plain[name], edges, style.GREY, before_name)
         _filled(lower, mean, edges, style.SKY, "after: posterior means")
         if levels is not None:
-            _stems(lower, levels)
+            _stems(lower, levels, edges)
         style.label(upper, title=f"{name.removesuffix('.weight')}: {mean.size:,} weights")
         style.label(lower, x="value of the weight")
         top = max(upper.get_ylim()[1], lower.get_ylim()[1])
@@ -90,13 +92,17 @@ def _filled(ax: Any, values: NDArray[Any], edges: NDArray[Any], colour: str, lab
     ax.stairs(np.maximum(counts, _HALF), edges, baseline=_HALF, fill=True, color=colour, alpha=0.75, label=label)
 
 
-def _stems(ax: Any, values: NDArray[Any]) -> None:
-    """One stem for each value, as high as there are weights that have it."""
+def _stems(ax: Any, values: NDArray[Any], edges: NDArray[Any]) -> None:
+    """One stem for each value, as high as there are weights that have it; an outline where they are no grid."""
     levels, counts = np.unique(values, return_counts=True)
-    few = len(levels) <= 60
-    ax.vlines(levels, _HALF, counts, color=style.VERMILION, linewidth=1.0 if few else 0.5,
-              label="after: the values in the file")  # fmt: skip
-    ax.plot(levels, counts, "o", color=style.VERMILION, markersize=2.6 if few else 1.2)
+    label = "after: the values in the file"
+    if len(levels) > _MOST_STEMS:
+        counts = np.histogram(values, edges)[0]
+        ax.stairs(np.maximum(counts, _HALF), edges, baseline=_HALF, color=style.VERMILION, linewidth=1.2, label=label)
+    else:
+        few = len(levels) <= 60
+        ax.vlines(levels, _HALF, counts, color=style.VERMILION, linewidth=1.0 if few else 0.5, label=label)
+        ax.plot(levels, counts, "o", color=style.VERMILION, markersize=2.6 if few else 1.2)
     zero = float((values == 0).mean())
     told = "no weight is 0" if zero == 0 else f"{100 * zero:.1f}% are 0"
     used = f"{len(levels)} different values" if len(levels) > 1 else "1 value"
