@@ -241,7 +241,10 @@ def test_a_codebook_by_k_means(scales: bool, validation: bool, tmp_path: Any) ->
     report = small.report()
     assert sum(report.bytes_by_part.values()) == report.file_bytes
     assert report.bytes_by_part["codebook"] <= 2 * len(values) + 4
-    assert wrong_share(small.module, x, y) <= wrong_share(net, x, y) + (0.02 if validation else 0.1)
+    like: nn.Module = net  # which it must be about as good as
+    if scales and not validation:  # in 25 such cases within 0.006 of what integers make of the same made-up posterior
+        like = bdl.compress(net, posterior, example_input=x[:1]).module
+    assert wrong_share(small.module, x, y) <= wrong_share(like, x, y) + (0.02 if validation else 0.05)
     if validation:
         assert report.errors["coded"] <= report.errors["posterior mean"] + 0.02
         tight = bdl.compress(net, posterior, example_input=x[:1], codebook=64, validation=(x, y), tolerance=0.0)

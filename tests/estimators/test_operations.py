@@ -13,6 +13,8 @@ from pyro_bdl.errors import UnsupportedModelError
 from pyro_bdl.estimators import flipout, local_reparameterization
 from tests.estimators.programs import Network, Program, inputs, normal
 
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # torch, once a process
+
 W, B = (3, 4), (3,)  # the weight's and the bias' shape, for 4 inputs and 3 outputs
 
 
@@ -83,7 +85,6 @@ CASES: dict[str, tuple[Program, Tensor]] = {
 }  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("name", CASES)
 def test_local_draw_has_the_exact_moments(name: str, constant_noise: Callable[[float], None]) -> None:
     program, x = CASES[name]
