@@ -12,7 +12,7 @@ import pyro_bdl as bdl
 from pyro_bdl.compression.choosing import entropy, values_of
 from pyro_bdl.compression.codec import Quantised
 from pyro_bdl.compression.posterior import WeightPosterior
-from pyro_bdl.compression.sharing import Centres, Components, choose_shared, sharing_of
+from pyro_bdl.compression.sharing import VALUE_BITS, Centres, Components, choose_shared, sharing_of
 from pyro_bdl.errors import InputError
 from tests.fresh_state import fresh_state  # noqa: F401
 
@@ -114,23 +114,28 @@ def test_a_larger_trade_costs_fewer_bits_and_leaves_the_best_assignment(noise: f
     assert bits[0] > 1.2 * bits[-1]
 
 
-def test_evenly_spaced_centres_are_fewer_bits_at_the_same_error() -> None:
-    """What entropy-coded quantisation is known for; k-means puts most of its centres where most weights are."""
+def test_the_shorter_of_evenly_spaced_centres_and_those_of_k_means_is_taken() -> None:
+    """Mostly the first, as entropy-coded quantisation is known for: in 16 such draws 0.3% longer to 9% shorter."""
     mean = {"a": torch.distributions.Laplace(0.0, 0.1).sample((4000,))}
     p = WeightPosterior(mean, {"a": torch.full((4000,), 1e-4)})
-    sharing, bits = Centres(32, p), {}
 
     def squared(values: Mapping[str, Tensor]) -> float:
         return float((values["a"] - mean["a"]).square().mean())
 
-    for even, series in zip((True, False), sharing.sizes, strict=True):
-        assert all(size[1] is even for size in series)
-        sharing.sizes = (series,)
+    def bits(series: Any) -> float:
+        sharing = Centres(32, p)
+        sharing.sizes = series
         found = choose_shared(sharing, p, none_gone(p), evaluate=squared, limit=4e-4, spread=None, trade=None)
         assert squared(values_of(found, mean)) <= 4e-4
         assert len(found["a"].book) <= 32
-        bits[even] = entropy(found["a"].levels)
-    assert bits[True] < bits[False]
+        return entropy(found["a"].levels) + VALUE_BITS * len(found["a"].book)  # the codebook, too
+
+    both = Centres(32, p).sizes
+    for even, series in zip((True, False), both, strict=True):
+        assert all(size[1] is even for size in series)
+    alone = [bits((series,)) for series in both]
+    assert bits(both) == min(alone)
+    assert alone[0] < 1.2 * alone[1]
 
 
 @pytest.mark.parametrize(("how", "limits"), [("mixture", (0.09, 0.3, 0.7)), ("centres", (0.015, 0.03, 0.09))])
