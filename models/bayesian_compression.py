@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import pyro_bdl as bdl
 from models.competitors.rows import row_of_report, side_by_side
+from models.competitors.training import error
 from models.compression_figures import (
     Recorder,
     Size,
@@ -21,7 +22,7 @@ from models.compression_figures import (
     thinning_animation,
     weight_histograms,
 )
-from models.compression_problem import Problem, error
+from models.compression_problem import Problem
 from models.compression_settings import IMPROPER, Options
 from pyro_bdl.weight_moments import weight_moments
 
@@ -35,14 +36,13 @@ def main(options: Options) -> dict[str, Any]:
     problem = Problem(options)
     begin = time.perf_counter()
     promised = float("nan")
-    x_validation, y_validation = problem.parts.x_validation, problem.parts.y_validation
+    validation = problem.parts.x_validation, problem.parts.y_validation
+    test = problem.parts.x_test, problem.parts.y_test
     initial = {name: value.detach().clone() for name, value in problem.net.named_parameters()}
     if options.posterior is None:
         recorder = None  # without scales nothing says what would be pruned
         if options.guide == "mean-field":
-            recorder = Recorder(
-                problem.net, problem.x[:1], accuracy=lambda net: 1.0 - error(net, x_validation, y_validation)
-            )
+            recorder = Recorder(problem.net, problem.x[:1], accuracy=lambda net: 1.0 - error(net, validation))
         result = problem.fit(recorder)
         promised = result.kls[-1] / BYTE
         save_file(problem.state(), options.out / "posterior.safetensors")
@@ -54,7 +54,7 @@ def main(options: Options) -> dict[str, Any]:
     fitted = time.perf_counter()
     small = bdl.compress(
         problem.net, problem.guide, example_input=problem.x[:1],
-        validation=(x_validation, y_validation), tolerance=options.tolerance,
+        validation=validation, tolerance=options.tolerance,
         unit_thresholds=options.unit_threshold, draw=problem.random_draw(), codebook=problem.codebook,
     )  # fmt: skip
     done = time.perf_counter()
@@ -63,7 +63,7 @@ def main(options: Options) -> dict[str, Any]:
     again = bdl.load_compressed(path, problem.net)
     report = small.report()
     networks = {**small.variants, "coded": again}
-    test_errors = {name: error(net, problem.parts.x_test, problem.parts.y_test) for name, net in networks.items()}
+    test_errors = {name: error(net, test) for name, net in networks.items()}
     row = {
         "net": options.net,
         "width": options.width,

@@ -15,6 +15,7 @@ from models.augmentation import FlipsAndCrops
 from models.batch_norm import absorb_statistics
 from models.compression_figures import Recorder
 from models.compression_settings import DATA, NETWORKS, PRIORS, Options, Settings
+from models.schedules import falling
 from pyro_bdl.data.dataset import Dataset
 from pyro_bdl.errors import InputError
 
@@ -106,12 +107,11 @@ class Problem:
     def fit(self, recorder: Recorder | None) -> bdl.Fit:
         """The variational fit."""
         options, settings = self.options, self.settings
-        final = settings.kl_weight if settings.final_kl_weight is None else settings.final_kl_weight
         return bdl.fit_svi(
             self.model, self.guide, self.augmented or (self.x, self.y), epochs=settings.epochs,
             batch_size=None if self.augmented else settings.batch_size,
             optimizer=self.optimizer, schedule=falling, estimator="plain" if options.guide == "point" else "local",
-            kl_weight=lambda t: settings.kl_weight if t < 0.5 else final,
+            kl_weight=lambda t: settings.kl_weight if t < 0.5 else settings.last_kl_weight,
             kl_warmup=min(settings.kl_warmup, settings.epochs / 2),
             progress=options.progress, seed=options.seed, callbacks=[] if recorder is None else [recorder],
             shrink=options.shrink, checkpoint=options.checkpoint,
@@ -121,12 +121,12 @@ class Problem:
         """How a draw is coded, if one is asked for."""
         if not self.options.draw:
             return None
-        final = self.settings.final_kl_weight or self.settings.kl_weight
         epochs = max(self.settings.epochs // 2, 1)
         return bdl.RandomDraw(
             seed=self.options.seed, progress=self.options.progress,
             retraining=bdl.Retraining(
-                (self.x, self.y), epochs=epochs, kl_weight=final, batch_size=self.settings.batch_size
+                (self.x, self.y), epochs=epochs, kl_weight=self.settings.last_kl_weight,
+                batch_size=self.settings.batch_size
             ),
         )  # fmt: skip
 
@@ -147,11 +147,6 @@ def to_device(parts: Dataset, device: str) -> Dataset:
     return replace(parts, **moved)
 
 
-def falling(fraction: float) -> float:
-    """A learning rate that falls linearly to zero."""
-    return 1.0 - fraction
-
-
 def pretrain(net: nn.Module, data: Callable[[], Iterable[Any]], settings: Settings, *, seed: int) -> None:
     """A plain network, by Adam on the cross-entropy of the batches that `data` gives in each epoch."""
     first, last = settings.pretraining_rates
@@ -164,9 +159,3 @@ def pretrain(net: nn.Module, data: Callable[[], Iterable[Any]], settings: Settin
                 optimizer.zero_grad()
                 F.cross_entropy(net(x), y).backward()
                 optimizer.step()
-
-
-@torch.no_grad()
-def error(net: nn.Module, x: Tensor, y: Tensor) -> float:
-    """The share of wrong classes."""
-    return float((torch.cat([net(part) for part in x.split(1000)]).argmax(-1) != y).double().mean())

@@ -56,6 +56,11 @@ class Settings:
     mixture_rates: tuple[float, float] = (0.2, 6.0)
     colour_images: bool = False
 
+    @property
+    def last_kl_weight(self) -> float:
+        """That of the last epoch."""
+        return self.kl_weight if self.final_kl_weight is None else self.final_kl_weight
+
 
 SMALL = Settings(epochs=300, learning_rate=3e-3, kl_weight=0.5, kl_warmup=60, batch_size=64)
 LARGE = Settings(epochs=100, learning_rate=2e-3, kl_weight=0.2, kl_warmup=10)

@@ -23,6 +23,7 @@ from models import reporting
 from models.networks import lenet_5_caffe, lenet_300_100
 from models.outside import outside_images
 from models.reporting import Method
+from models.schedules import falling
 from pyro_bdl.distributions.kl import log_alpha
 from pyro_bdl.errors import InputError
 
@@ -137,11 +138,6 @@ def given(option: Any, default: Any) -> Any:
 def signal_to_noise(scale: Any) -> Tensor:
     """mean^2 / variance of a node's scale, 1 / alpha; at least 1e-6, for the figure."""
     return log_alpha(scale.loc, scale.variance).neg().exp().clamp_min(1e-6)
-
-
-def falling(fraction: float) -> float:
-    """A learning rate that falls linearly to zero."""
-    return 1.0 - fraction
 
 
 def train(problem: Problem, net: nn.Module, epochs: int, *, bar: str) -> list[float]:

@@ -137,11 +137,13 @@ def compress(
     else:
         coded = as_draw(task, draw)
     pruned = Pruned.of(mean, posterior, units, coded.kept)
-    widths, rounded, below = at_widths(pruned, evaluate, spread=spread)
-    variants = {"pruned": pruned.module, **rounded, "coded": coded.module}
+    error = math.nan if evaluate is None else evaluate(pruned.module)
+    widths, fast, below = at_widths(pruned, evaluate, error=error, spread=spread)
+    variants = {"pruned": pruned.module, **fast, "coded": coded.module}
     errors = {}
     if evaluate is not None:
-        errors = {"posterior mean": unpruned} | {name: evaluate(module) for name, module in variants.items()}
+        errors = {"posterior mean": unpruned, "pruned": error}
+        errors |= {name: evaluate(variants[name]) for name in (*fast, "coded")}
         if errors["coded"] > task.limit:
             warnings.warn(
                 f"No choice tried keeps the tolerance: validation error {errors['coded']:.4g}, limit {task.limit:.4g}",
@@ -185,7 +187,7 @@ def _check_posterior(net: nn.Module, posterior: WeightPosterior, *, scales: bool
             "the posterior", expected=f"moments of {[(n, shapes.get(n)) for n in wrong]}",
             got=f"{[(n, found.get(n)) for n in wrong]}",
         )  # fmt: skip
-    if scales and not any(bool(variance.any()) for variance in posterior.variance.values()):
+    if scales and not posterior.has_scales:
         raise UnsupportedModelError("the posterior", expected="scales", got="no variance but zero")
 
 

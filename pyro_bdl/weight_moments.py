@@ -60,7 +60,7 @@ def weight_posterior(net: nn.Module, guide: Any, *args: Any, **kwargs: Any) -> W
     tensor([0.0100])
     """
     found = weight_moments(net, guide, *args, **kwargs)
-    if not any(bool(variance.any()) for variance in found.variance.values()):
+    if not found.has_scales:
         raise UnsupportedModelError(
             "the guide", expected="a posterior of weights with scales", got="point values",
             remedy="Fit guides.AutoMeanField; a point estimate says nothing about what can be left out",

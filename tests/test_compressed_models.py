@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import pyro_bdl as bdl
-from models.compression_problem import error
+from models.competitors.training import error
 from models.compression_settings import NETWORKS
 from pyro_bdl.errors import FileUnavailableError
 
@@ -31,4 +31,4 @@ def test_reload(name: str) -> None:
     except FileUnavailableError:
         pytest.skip(f"{record['data']} is not on this machine")
     # Sums in another order may turn the class of an image whose two best logits are equal to rounding.
-    assert abs(error(small, data.x_test, data.y_test) - record["test_error"]) <= 2 / len(data.x_test)
+    assert abs(error(small, (data.x_test, data.y_test)) - record["test_error"]) <= 2 / len(data.x_test)

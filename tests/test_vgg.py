@@ -15,6 +15,7 @@ from models import compression_problem as problems
 from models import compression_settings as recipes
 from models.augmentation import FlipsAndCrops
 from models.batch_norm import absorb_statistics
+from models.competitors.training import error
 from models.networks import vgg
 from pyro_bdl.compression.units.finding import find_units
 from pyro_bdl.data.dataset import Dataset
@@ -133,7 +134,7 @@ def test_the_job_trains_shrinks_codes_and_reloads(prior: Any, tmp_path: Path, mo
     net = vgg((3, 8, 8), 2, width=1 / 32)
     small = bdl.load_compressed(tmp_path / "net.bdl", net)
     test_x = problems.standardised(parts).x_test
-    assert 100 * problems.error(small, test_x, parts.y_test) == pytest.approx(row["test error %"]["coded"])
+    assert 100 * error(small, (test_x, parts.y_test)) == pytest.approx(row["test error %"]["coded"])
     statistics = {name: bits for name, bits in row["bytes_by_part"].items() if "running" in name}
     assert len(statistics) == 28
     assert all(size <= 9 for size in statistics.values())  # one number each, whatever is left

@@ -15,6 +15,7 @@ from pyro_bdl.compression.quantising import MOST_LEVEL, quantise
 from pyro_bdl.compression.widths import SPREADS, Evaluate, Values, width
 
 PATIENCE = 2
+FINE = 0.25  # a spread whose rounding does no harm by itself
 TRADE = 0.2  # without validation data; see `choose_integers`
 TRADES = (0.0, *(2.0 ** (k / 2) for k in range(-6, 15)))
 
@@ -97,6 +98,12 @@ def integers_at(posterior: WeightPosterior, name: str, gone: Tensor, format: Fix
     random = bool((variance > 0).all())
     levels = quantise(mean, variance, step=2.0**exponent, trade=trade if random else 0.0, fixed=gone)
     return Quantised(levels, exponent)
+
+
+def finely_rounded(posterior: WeightPosterior, name: str, gone: Tensor, spread: float | None = None) -> Quantised:
+    """One parameter rounded to its grid, of a fine spread unless one is given: for what stands beside another code."""
+    format = width(posterior, name, gone, FINE if spread is None else spread, fixed_point)
+    return integers_at(posterior, name, gone, format, 0.0)
 
 
 def values_of(integers: Mapping[str, Any], like: Values) -> dict[str, Tensor]:

@@ -96,12 +96,12 @@ def encode(
     """
     encoder, parts = Encoder(), Parts()
     encode_cut(encoder, parts, inputs, units, kept)
-    book = shared_book(parameters.values())
+    book, kind = shared_book(parameters.values()), kind_of(parameters)
     if book is not None:
         put_book(encoder, book)
         parts.end("codebook", encoder)
     for name, parameter in parameters.items():
-        if kind_of(parameters) != QUANTISED:
+        if kind != QUANTISED:
             encoder.put([int(not isinstance(parameter, Quantised))], Uniform(2))
         if isinstance(parameter, Drawn):
             parameter.prior.put(encoder)

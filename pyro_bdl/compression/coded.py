@@ -8,23 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_bdl.compression.choosing import choose_integers, entropy, integers_at, values_of
+from pyro_bdl.compression.choosing import choose_integers, entropy, finely_rounded, values_of
 from pyro_bdl.compression.codebook import Clustered, recluster
 from pyro_bdl.compression.codec import Parameter, floating_buffers
 from pyro_bdl.compression.posterior import WeightPosterior
-from pyro_bdl.compression.precision import fixed_point
 from pyro_bdl.compression.pruned import Pruned, with_values
 from pyro_bdl.compression.random_code.code import RandomCode
-from pyro_bdl.compression.random_code.network_draw import RandomDraw, code_draw, length_in_bits
+from pyro_bdl.compression.random_code.network_draw import Priors, RandomDraw, code_draw, length_in_bits, priors_of
 from pyro_bdl.compression.sharing import Mixture, choose_shared, sharing_of
 from pyro_bdl.compression.unit_choice import unit_masks
 from pyro_bdl.compression.units.dead_units import without_dead_units
 from pyro_bdl.compression.units.finding import Units
 from pyro_bdl.compression.units.shrinking import shrink, shrink_tensors
 from pyro_bdl.compression.validation import Error
-from pyro_bdl.compression.widths import width
-
-POINT_SPREAD = 0.25  # of what is not random beside a draw: rounding that does no harm by itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,20 +106,19 @@ def as_integers(task: Task, *, spread: float | None, trade: float | None, codebo
 
 def as_draw(task: Task, draw: RandomDraw) -> Coded:
     """A draw of the posterior of what the shortest of the candidates leaves whose mean is within the limit."""
-    best: tuple[bool, float, Mapping[str, Tensor], Pruned] | None = None
+    best: tuple[bool, float, Mapping[str, Tensor], Pruned, Priors] | None = None
     for masks, pruned in task.candidates():
         bad = task.evaluate is not None and task.evaluate(pruned.module, task.limit) > task.limit
-        bits = length_in_bits(pruned.posterior, draw)
+        priors = priors_of(pruned.posterior, draw)
+        bits = length_in_bits(pruned.posterior, priors, draw)
         if best is None or (bad, bits) < best[:2]:
-            best = bad, bits, masks, pruned
+            best = bad, bits, masks, pruned, priors
     assert best is not None
-    _, _, masks, pruned = best
-    left, gone = pruned.posterior, pruned.gone
-    found, code = code_draw(pruned.module, left, draw)
+    _, _, masks, pruned, priors = best
+    left = pruned.posterior
+    found, code = code_draw(pruned.module, left, draw, priors)
     parameters: dict[str, Parameter] = {
-        name: found[name]
-        if name in found
-        else integers_at(left, name, gone[name], width(left, name, gone[name], POINT_SPREAD, fixed_point), 0.0)
+        name: found[name] if name in found else finely_rounded(left, name, pruned.gone[name])
         for name, _ in pruned.module.named_parameters()
     }
     small = _as_stored(with_values(pruned.module, values_of(parameters, left.mean)))

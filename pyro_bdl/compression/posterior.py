@@ -33,6 +33,11 @@ class WeightPosterior:
     mean: Mapping[str, Tensor]
     variance: Mapping[str, Tensor]
 
+    @property
+    def has_scales(self) -> bool:
+        """Whether any weight is random: a posterior of point values says nothing about what can be left out."""
+        return any(bool(variance.any()) for variance in self.variance.values())
+
     def __post_init__(self) -> None:
         if list(self.mean) != list(self.variance):
             raise InputError(

@@ -47,9 +47,7 @@ class Pruned:
 
         @torch.no_grad()
         def error(values: Mapping[str, Tensor]) -> float:
-            for name, parameter in network.named_parameters():
-                parameter.copy_(values[name])
-            return evaluate(network, above)
+            return evaluate(_fill(network, values), above)
 
         return error
 
@@ -63,8 +61,11 @@ class Pruned:
 
 def with_values(net: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
     """A copy of a network with these parameters, for prediction."""
-    result = copy.deepcopy(net).eval()
-    with torch.no_grad():
-        for name, parameter in result.named_parameters():
-            parameter.copy_(values[name])
-    return result
+    return _fill(copy.deepcopy(net).eval(), values)
+
+
+@torch.no_grad()
+def _fill(net: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
+    for name, parameter in net.named_parameters():
+        parameter.copy_(values[name])
+    return net

@@ -23,20 +23,18 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from pyro_bdl.compression.choosing import TRADE, TRADES, entropy, fewest_bits, integers_at
+from pyro_bdl.compression.choosing import TRADE, TRADES, entropy, fewest_bits, finely_rounded
 from pyro_bdl.compression.clustering import k_means
 from pyro_bdl.compression.codebook import MOST_VALUES, Clustered, clustered
-from pyro_bdl.compression.codec import Parameter, Quantised
+from pyro_bdl.compression.codec import Parameter
 from pyro_bdl.compression.posterior import WeightPosterior
-from pyro_bdl.compression.precision import fixed_point
 from pyro_bdl.compression.quantising import nats, nearest
-from pyro_bdl.compression.widths import Evaluate, Values, width
+from pyro_bdl.compression.widths import Evaluate, Values
 from pyro_bdl.errors import InputError
 
 MERGING = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.0)
 ROUNDS = 8
 VALUE_BITS = 16
-REST_SPREAD = 0.25
 
 Masks = Mapping[str, Tensor]
 
@@ -191,11 +189,7 @@ def choose_shared(
         trade: then for all. Default: chosen.
     """
     rest = [name for name in posterior.mean if name not in set(sharing.names)]
-    at = REST_SPREAD if spread is None else spread
-    others: dict[str, Quantised] = {
-        name: integers_at(posterior, name, gone[name], width(posterior, name, gone[name], at, fixed_point), 0.0)
-        for name in rest
-    }
+    others = {name: finely_rounded(posterior, name, gone[name], spread) for name in rest}
 
     def code(size: Any, trade: float) -> dict[str, Parameter]:
         shared = sharing.share(gone, size, trade)

@@ -49,8 +49,7 @@ def unit_masks(
         return known[_key(kept)]
 
     found: dict[bytes, Masks] = {_key(units.complete({})): {}}
-    random = any(bool(variance.any()) for variance in posterior.variance.values())
-    for share in SHARES if scores and random else ():
+    for share in SHARES if scores and posterior.has_scales else ():
         kept = choose_thresholds(scores, error, tolerance=share * tolerance, units=units).kept
         found.setdefault(_key(kept), kept)
     yield from found.values()

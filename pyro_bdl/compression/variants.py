@@ -1,7 +1,5 @@
 """The networks that fast prediction is about: what is left of the posterior mean, rounded to bit widths."""
 
-import math
-
 from torch import nn
 
 from pyro_bdl.compression.precision import fixed_point, small_float
@@ -20,20 +18,19 @@ TOLERANCE = 0.001  # of the error at the bit widths: 0.1 points more than that o
 
 
 def at_widths(
-    pruned: Pruned, evaluate: Error | None, *, spread: float | None
+    pruned: Pruned, evaluate: Error | None, *, error: float, spread: float | None
 ) -> tuple[Widths, dict[str, nn.Module], dict[str, float]]:
     """The widths of a pruned network, the networks that are rounded to them, and what one bit less would do.
 
     Args:
         pruned: the network.
-        evaluate: its validation error; the widths are the narrowest within 0.1 points of that in 32 bits.
+        evaluate: the validation error of a network; the widths are the narrowest within 0.1 points of that in 32 bits.
+        error: that in 32 bits.
         spread: see `choose_widths`.
     """
     left, gone = pruned.posterior, pruned.gone
-    error_of, limit = None, math.nan
-    if evaluate is not None:
-        limit = evaluate(pruned.module) + TOLERANCE
-        error_of = pruned.error_of(evaluate, above=limit)
+    limit = error + TOLERANCE
+    error_of = None if evaluate is None else pruned.error_of(evaluate, above=limit)
     fixed = choose_widths(left, gone, evaluate=error_of, limit=limit, spread=spread, rule=fixed_point)
     floats = choose_widths(left, gone, evaluate=error_of, limit=limit, spread=spread, rule=small_float)
     widths = Widths(fixed, floats, unit_widths(left, gone, fixed))

@@ -61,9 +61,7 @@ def shrink_options(shrink: Shrink | bool, guide: Any, elbo: Any) -> Shrink | Non
         raise InputError("shrink", expected="True, False or a Shrink", got=repr(shrink))
     if shrink is False:
         return None
-    if type(guide) is not AutoMeanField or elbo is not None:
-        got = type(guide).__name__ + ("" if elbo is None else f" and {type(elbo).__name__}")
-        raise UnsupportedModelError("a fit with shrink=", expected="an AutoMeanField, without elbo=", got=got)
+    _require_flat("a fit with shrink=", guide, elbo)
     return Shrink() if shrink is True else shrink
 
 
@@ -71,9 +69,14 @@ def budget_of(kl_weight: KLWeight, guide: Any, elbo: Any, options: Shrink | None
     """The budget that drives the KL, if one does."""
     if not isinstance(kl_weight, KLBudget):
         return None
-    if type(guide) is not AutoMeanField or elbo is not None:
-        got = type(guide).__name__ + ("" if elbo is None else f" and {type(elbo).__name__}")
-        raise UnsupportedModelError("a fit with a KLBudget", expected="an AutoMeanField, without elbo=", got=got)
+    _require_flat("a fit with a KLBudget", guide, elbo)
     if options is not None:
         raise InputError("shrink", expected="False with a KLBudget, whose blocks are of all weights", got="True")
     return kl_weight
+
+
+def _require_flat(what: str, guide: Any, elbo: Any) -> None:
+    """Raise unless the fit is one on flat buffers, whose numbers can be told apart."""
+    if type(guide) is not AutoMeanField or elbo is not None:
+        got = type(guide).__name__ + ("" if elbo is None else f" and {type(elbo).__name__}")
+        raise UnsupportedModelError(what, expected="an AutoMeanField, without elbo=", got=got)

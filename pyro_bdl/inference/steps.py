@@ -135,15 +135,18 @@ class FlatStep(Step):
         """One step's loss and gradients."""
         for parameter in self.learned:
             parameter.grad = None
-        weights = None if self.budget is None else self.budget.per_weight()
-        self.posterior.begin(kl_weight if weights is None else weights)
-        if weights is not None:
-            kl_weight = float(weights.mean())
+        known: Tensor | None = None  # with a budget, the KL of each number that it multiplies
+        if self.budget is None:
+            self.posterior.begin(kl_weight)
+        else:
+            weights = self.budget.per_weight()
+            self.posterior.begin(weights)
+            kl_weight, known = float(weights.mean()), self.posterior.kl_each()
         passes = 1 if self.repeats else self.num_particles
         if self.repeats:
             batch = _repeat(batch, self.num_particles)
         negative_log_likelihood = 0.0
-        kl = self.constant_kl + float(self.posterior.kl())
+        kl = self.constant_kl + float(self.posterior.kl() if known is None else known.sum())
         for particle in range(passes):
             if self.estimator is None:
                 self._draw_weights()
@@ -164,8 +167,7 @@ class FlatStep(Step):
         self.posterior.finish()
         self._refuse_bad_gradients()
         total = negative_log_likelihood + kl_weight * kl
-        if self.budget is not None:
-            known = self.posterior.kl_each()
+        if self.budget is not None and known is not None:
             total += float(self.budget.penalty(known) - kl_weight * known.sum())
             self.budget.update(known)
         return Loss(total, kl)

@@ -1,6 +1,5 @@
 """The Gaussian prior under which a layer's weights are coded: scales by layer, by row, by column, or by both."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +12,7 @@ from pyro_bdl.compression.coding.meter import measure
 from pyro_bdl.compression.coding.protocol import corrupt
 from pyro_bdl.compression.coding.symbols import Uniform
 from pyro_bdl.compression.coding.weights import Weights
+from pyro_bdl.compression.random_code.log_ratio import gaussian_kl_bits
 from pyro_bdl.compression.random_code.scale_grid import scale_from_byte
 from pyro_bdl.errors import InputError
 
@@ -93,6 +93,11 @@ class CodingPrior:
             raise corrupt("scales on the grid", f"{error}") from error
         return prior
 
+    def kl(self, mean: Tensor, variance: Tensor) -> float:
+        """The KL of a posterior of these weights from it, in bits."""
+        flat = (values.detach().flatten() for values in (mean, variance, self.scales(mean)))
+        return float(gaussian_kl_bits(*flat).sum())
+
     def bits(self) -> float:
         """What it takes in a file."""
         parts = [measure(steps.numpy(), Weights()) for steps in (self.rows, self.columns) if bool(steps.any())]
@@ -122,15 +127,9 @@ def coding_prior(mean: Tensor, variance: Tensor, *, extra: float = 0.0) -> Codin
     candidates = [_fitted(power, layout) for layout in (LAYOUTS if mean.dim() > 1 else LAYOUTS[:1])]
 
     def length(prior: CodingPrior) -> float:
-        return prior.bits() + (1 + extra) * float(kl_bits(mean, variance, prior.scales(mean)).sum())
+        return prior.bits() + (1 + extra) * prior.kl(mean, variance)
 
     return min(candidates, key=length)
-
-
-def kl_bits(mean: Tensor, variance: Tensor, scale: Tensor) -> Tensor:
-    """KL(N(mean, variance) | N(0, scale^2)) of each weight in bits, float64."""
-    m, v = mean.detach().double() / scale.double(), variance.detach().double() / scale.double().square()
-    return 0.5 * (v + m.square() - 1 - v.log()) / math.log(2)
 
 
 def _fitted(power: Tensor, layout: Layout) -> CodingPrior:

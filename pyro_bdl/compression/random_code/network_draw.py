@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pyro_bdl.compression.posterior import WeightPosterior
 from pyro_bdl.compression.random_code.code import MAX_BITS, RandomCode, check_seed
-from pyro_bdl.compression.random_code.coding_prior import CodingPrior, coding_prior, kl_bits
+from pyro_bdl.compression.random_code.coding_prior import CodingPrior, coding_prior
 from pyro_bdl.compression.random_code.relative_entropy import decode, encode
 from pyro_bdl.compression.random_code.retraining import Retraining, encode_retrained
 from pyro_bdl.errors import InputError, UnsupportedModelError
@@ -57,6 +57,11 @@ class RandomDraw:
             raise InputError("RandomDraw.extra_bits", expected=f"in [0, {self.bits})", got=str(self.extra_bits))
 
     @property
+    def overhead(self) -> float:
+        """The share by which indices are longer than the KL."""
+        return self.extra / (self.bits - self.extra)
+
+    @property
     def extra(self) -> float:
         """`extra_bits` or its default."""
         if self.extra_bits is not None:
@@ -81,41 +86,48 @@ class Drawn:
         return self.levels.to(like)
 
 
-def priors_of(posterior: WeightPosterior, draw: RandomDraw) -> dict[str, CodingPrior]:
+Priors = Mapping[str, CodingPrior]
+
+
+def priors_of(posterior: WeightPosterior, draw: RandomDraw) -> Priors:
     """The coding priors of the parameters that are random, all weights of them."""
-    share = draw.extra / (draw.bits - draw.extra)
     return {
-        name: coding_prior(mean, posterior.variance[name], extra=share)
+        name: coding_prior(mean, posterior.variance[name], extra=draw.overhead)
         for name, mean in posterior.mean.items()
         if mean.numel() and bool((posterior.variance[name] > 0).all())
     }
 
 
-def length_in_bits(posterior: WeightPosterior, draw: RandomDraw) -> float:
-    """About what a draw takes: the KL, the spare bits and the scales."""
-    share = draw.extra / (draw.bits - draw.extra)
+def length_in_bits(posterior: WeightPosterior, priors: Priors, draw: RandomDraw) -> float:
+    """About what a draw takes under these priors: the KL, the spare bits and the scales."""
     return sum(
-        prior.bits()
-        + (1 + share) * float(kl_bits(posterior.mean[n], posterior.variance[n], prior.scales(posterior.mean[n])).sum())
-        for n, prior in priors_of(posterior, draw).items()
+        prior.bits() + (1 + draw.overhead) * prior.kl(posterior.mean[name], posterior.variance[name])
+        for name, prior in priors.items()
     )
 
 
-def code_draw(net: nn.Module, posterior: WeightPosterior, draw: RandomDraw) -> tuple[dict[str, Drawn], RandomCode]:
+def code_draw(
+    net: nn.Module, posterior: WeightPosterior, draw: RandomDraw, priors: Priors | None = None
+) -> tuple[dict[str, Drawn], RandomCode]:
     """A draw of the random parameters of a network at the posterior mean, and its code.
+
+    Args:
+        net, posterior: at the mean, and of its parameters.
+        draw: how.
+        priors: what `priors_of` gave, if that is at hand.
 
     Raises:
         UnsupportedModelError: no parameter all of whose weights have a variance.
         NumericalError: a loss that is not finite while retraining.
     """
-    priors = priors_of(posterior, draw)
+    priors = priors_of(posterior, draw) if priors is None else priors
     if not priors:
         raise UnsupportedModelError("the posterior", expected="a parameter all of whose weights are random", got="none")
     mean, variance = (torch.cat([m[n].detach().flatten().cpu() for n in priors]).float() for m in (
         posterior.mean, posterior.variance))  # fmt: skip
     scale = flat_scales(priors, posterior.mean)
     with warnings.catch_warnings():  # a block beyond its bits is a poorer draw, which validation tells
-        warnings.simplefilter("ignore", UserWarning)
+        warnings.filterwarnings("ignore", "the KL of block")
         if draw.retraining is None:
             code = encode(
                 mean, variance, scale, seed=draw.seed, bits=draw.bits, extra_bits=draw.extra, on_excess="warn"
@@ -128,7 +140,7 @@ def code_draw(net: nn.Module, posterior: WeightPosterior, draw: RandomDraw) -> t
     return drawn(code, priors, posterior.mean), code
 
 
-def drawn(code: RandomCode, priors: Mapping[str, CodingPrior], like: Mapping[str, Tensor]) -> dict[str, Drawn]:
+def drawn(code: RandomCode, priors: Priors, like: Mapping[str, Tensor]) -> dict[str, Drawn]:
     """The values that a code tells, by parameter.
 
     Args:
@@ -144,6 +156,6 @@ def drawn(code: RandomCode, priors: Mapping[str, CodingPrior], like: Mapping[str
     return {n: Drawn(v.reshape(like[n].shape), prior) for (n, prior), v in zip(priors.items(), values, strict=True)}
 
 
-def flat_scales(priors: Mapping[str, CodingPrior], like: Mapping[str, Tensor]) -> Tensor:
+def flat_scales(priors: Priors, like: Mapping[str, Tensor]) -> Tensor:
     """The deviation of each weight, in the order of the priors."""
     return torch.cat([prior.scales(like[name]).flatten() for name, prior in priors.items()])

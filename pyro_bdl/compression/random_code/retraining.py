@@ -13,8 +13,8 @@ from tqdm import tqdm
 from pyro_bdl.compression.random_code.block_coder import BlockCoder
 from pyro_bdl.compression.random_code.blocks import equal_sizes
 from pyro_bdl.compression.random_code.code import RandomCode
-from pyro_bdl.compression.random_code.coding_prior import kl_bits
 from pyro_bdl.compression.random_code.kl_budget import KLBudget
+from pyro_bdl.compression.random_code.log_ratio import gaussian_kl_bits
 from pyro_bdl.errors import InputError, NumericalError
 from pyro_bdl.minibatches import Batch, Minibatches
 
@@ -33,7 +33,8 @@ class Retraining:
 
     .. math:: \frac1B \sum_{n \in batch} \ell(f_w(x_n), y_n) + \frac1N \sum_b \beta_b\, KL_b
 
-    with a `KLBudget` that holds each block at the KL it had, for which its index has the bits.
+    with a `KLBudget` over equal blocks, as many as the whole KL needs, that brings each to the bits that its index has
+    for it.
 
     Args:
         data: training inputs and targets.
@@ -96,7 +97,7 @@ def encode_retrained(
     Raises:
         NumericalError: a loss that is not finite.
     """
-    total_kl = float(kl_bits(mean, variance, scale).clamp_min(0).sum())
+    total_kl = float(gaussian_kl_bits(mean, variance, scale).sum())
     blocks = min(max(math.ceil(total_kl / (bits - extra_bits)), 1), len(mean))
     sizes = equal_sizes(len(mean), blocks)
     coder = BlockCoder(sizes, scale, seed=seed, bits=bits, on_excess="warn")
@@ -109,7 +110,7 @@ def encode_retrained(
     points = len(retraining.data[1])
     batches = Minibatches(retraining.data, batch_size=min(retraining.batch_size, points))
     assert batches.batches_per_epoch is not None
-    shapes = {name: dict(net.named_parameters())[name].shape for name in names}
+    shapes = {name: net.get_parameter(name).shape for name in names}
     total = retraining.epochs * batches.batches_per_epoch
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LEAST_RATE, total_iters=total)
 
@@ -123,7 +124,7 @@ def encode_retrained(
         kl = _kl(loc, log_variance, scale).masked_fill(coder.coded.to(device), 0.0)
         objective = loss + budget.penalty(kl) / points
         if not bool(torch.isfinite(objective)):
-            raise NumericalError(f"the loss while retraining is {float(loss)}")
+            raise NumericalError(f"the loss while retraining is {loss.item()}")
         optimizer.zero_grad()
         objective.backward()
         optimizer.step()
