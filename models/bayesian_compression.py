@@ -55,7 +55,9 @@ def main(options: Options) -> dict[str, Any]:
     small = bdl.compress(
         problem.net, problem.guide, example_input=problem.x[:1],
         validation=validation, tolerance=options.tolerance,
-        unit_thresholds=options.unit_threshold, draw=problem.random_draw(), codebook=problem.codebook,
+        unit_thresholds=options.unit_threshold, codebook=problem.codebook,
+        draw=bdl.RandomDraw(seed=options.seed) if options.draw else None,
+        retraining=problem.retraining, progress=options.progress,
     )  # fmt: skip
     done = time.perf_counter()
     path = options.out / "net.bdl"

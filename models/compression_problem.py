@@ -117,17 +117,19 @@ class Problem:
             shrink=options.shrink, checkpoint=options.checkpoint,
         )  # fmt: skip
 
-    def random_draw(self) -> bdl.RandomDraw | None:
-        """How a draw is coded, if one is asked for."""
-        if not self.options.draw:
+    @property
+    def retraining(self) -> bdl.Retraining | None:
+        """How what is left adapts to its code, if it does."""
+        options, settings = self.options, self.settings
+        epochs = options.retraining
+        if epochs is None:
+            epochs = max(settings.epochs // 2, 1) if options.draw else 0
+        weight = options.retraining_kl_weight or settings.last_kl_weight
+        if not epochs:
             return None
-        epochs = max(self.settings.epochs // 2, 1)
-        return bdl.RandomDraw(
-            seed=self.options.seed, progress=self.options.progress,
-            retraining=bdl.Retraining(
-                (self.x, self.y), epochs=epochs, kl_weight=self.settings.last_kl_weight,
-                batch_size=self.settings.batch_size
-            ),
+        return bdl.Retraining(
+            (self.x, self.y), epochs=epochs, learning_rate=options.retraining_rate, kl_weight=weight,
+            batch_size=settings.batch_size, seed=options.seed,
         )  # fmt: skip
 
 

@@ -127,7 +127,13 @@ class Options:
     unit_threshold: float | None = None
     """log alpha above which units are cut, 3 in the literature; default: chosen on validation data, group by group"""
     draw: Annotated[bool, tyro.conf.FlagConversionOff] = False
-    """code the weights as a draw of the posterior by random indices, retrained in between, instead of as integers"""
+    """code the weights as a draw of the posterior by random indices instead of as integers"""
+    retraining: int | None = None
+    """epochs in which what is left adapts to its code; default: none for integers, for a draw half of the fit's"""
+    retraining_rate: float = 1e-3
+    """Adam's learning rate in these"""
+    retraining_kl_weight: float | None = None
+    """the weight of the description length in these; default: that of the fit's end"""
     posterior: Path | None = None
     """a fitted posterior (posterior.safetensors of an earlier run), which is compressed without training"""
     checkpoint: Path | None = None

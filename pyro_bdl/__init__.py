@@ -10,8 +10,8 @@ from pyro_bdl.bayesian_module import BayesianModule
 from pyro_bdl.compress import compress
 from pyro_bdl.compression.compressed import CompressedNetwork, load_compressed
 from pyro_bdl.compression.random_code.kl_budget import KLBudget
-from pyro_bdl.compression.random_code.network_draw import RandomDraw
-from pyro_bdl.compression.random_code.retraining import Retraining
+from pyro_bdl.compression.random_code.random_draw import RandomDraw
+from pyro_bdl.compression.retraining import Retraining
 from pyro_bdl.diagnostics import from_pyro, from_pyro_svi, guide_draws, predict, predict_locally
 from pyro_bdl.estimators import flipout, local_reparameterization
 from pyro_bdl.inference import Fit, MeanFieldELBO, Shrink, fit_svi

@@ -13,7 +13,8 @@ from pyro_bdl.compression.compressed import CompressedNetwork, architecture_of, 
 from pyro_bdl.compression.example_inputs import ExampleInputs, require_affordable
 from pyro_bdl.compression.posterior import WeightPosterior
 from pyro_bdl.compression.pruned import Pruned, with_values
-from pyro_bdl.compression.random_code.network_draw import RandomDraw
+from pyro_bdl.compression.random_code.random_draw import RandomDraw
+from pyro_bdl.compression.retraining import Retraining
 from pyro_bdl.compression.sharing import sharing_of
 from pyro_bdl.compression.units.finding import Units, find_units
 from pyro_bdl.compression.units.probing import positional
@@ -36,6 +37,8 @@ def compress(
     trade: float | None = None,
     codebook: int | SoftWeightSharing | None = None,
     draw: RandomDraw | None = None,
+    retraining: Retraining | None = None,
+    progress: bool = False,
 ) -> CompressedNetwork:
     r"""Prune, quantise and shrink a network by the posterior of its weights.
 
@@ -75,13 +78,17 @@ def compress(
             may be as wide as its posteriors, and hold weights that are not their mean. Default: integers, mostly the
             shorter code for a posterior with scales.
         draw: relative-entropy coding: what is left after units are cut by their thresholds is a draw of the posterior,
-            told by random indices and a seed; with `RandomDraw(retraining=...)` the weights adapt to what is drawn.
-            It has no `codebook`, `spread` or `trade`. Default: none.
+            told by random indices and a seed. It has no `codebook`, `spread` or `trade`. Default: none.
+        retraining: training data, on which what is left adapts to its code. Integers, chosen within the tolerance, are
+            then trained for loss and length at once, which makes the file much shorter, or the error less; a larger
+            tolerance to begin with is often made up for. Of a draw the weights that are not coded yet adapt to those
+            that are. Places in a codebook are not retrained. Default: none, and the choices above are all.
+        progress: show a bar while retraining. Default: none.
 
     Raises:
         InputError: inputs, validation data or a posterior that do not fit the network, a tolerance below zero.
         UnsupportedModelError: a posterior without scales and no codebook, see `weight_posterior`.
-        NumericalError: outputs on validation data, or an error, that are no numbers.
+        NumericalError: outputs on validation data, an error, or a loss while retraining that are no numbers.
 
     Warns:
         UserWarning: layers that cannot be pruned, by name; thresholds that would cut a layer to nothing, which is left
@@ -120,6 +127,8 @@ def compress(
     evaluate, points = (None, None) if validation is None else error_function(validation)
     if draw is not None and not (codebook is None and spread is None and trade is None):
         raise InputError("draw", expected="None beside codebook, spread or trade", got=repr(draw))
+    if retraining is not None and codebook is not None:
+        raise InputError("retraining", expected="None beside a codebook", got="one for integers or a draw")
     if evaluate is not None and tolerance is None and points is None:
         raise InputError("tolerance", expected="a number, with a function for validation", got="None")
     example = _as_arguments(net, example_input)
@@ -131,11 +140,11 @@ def compress(
     unpruned = math.nan if evaluate is None else evaluate(mean)
     if tolerance is None and points is not None:
         tolerance = standard_error(unpruned, points)
-    task = Task(mean, posterior, units, example, unit_thresholds, evaluate, unpruned, tolerance)
+    task = Task(mean, posterior, units, example, unit_thresholds, evaluate, unpruned, tolerance, retraining, progress)
     if draw is None:
         coded = as_integers(task, spread=spread, trade=trade, codebook=codebook)
     else:
-        coded = as_draw(task, draw)
+        coded = as_draw(task, draw if retraining is None else draw.while_retraining())
     pruned = Pruned.of(mean, posterior, units, coded.kept)
     error = math.nan if evaluate is None else evaluate(pruned.module)
     widths, fast, below = at_widths(pruned, evaluate, error=error, spread=spread)

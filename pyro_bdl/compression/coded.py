@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 from pyro_bdl.compression.choosing import choose_integers, entropy, finely_rounded, values_of
 from pyro_bdl.compression.codebook import Clustered, recluster
-from pyro_bdl.compression.codec import Parameter, floating_buffers
+from pyro_bdl.compression.codec import Parameter, Quantised, floating_buffers
 from pyro_bdl.compression.posterior import WeightPosterior
 from pyro_bdl.compression.pruned import Pruned, with_values
 from pyro_bdl.compression.random_code.code import RandomCode
-from pyro_bdl.compression.random_code.network_draw import Priors, RandomDraw, code_draw, length_in_bits, priors_of
+from pyro_bdl.compression.random_code.network_draw import Priors, code_draw, length_in_bits, priors_of
+from pyro_bdl.compression.random_code.random_draw import RandomDraw
+from pyro_bdl.compression.retrained_integers import retrained
+from pyro_bdl.compression.retraining import Retraining
 from pyro_bdl.compression.sharing import Mixture, choose_shared, sharing_of
 from pyro_bdl.compression.unit_choice import unit_masks
 from pyro_bdl.compression.units.dead_units import without_dead_units
@@ -35,6 +38,8 @@ class Task:
         unit_thresholds: those given.
         evaluate: the validation error, if there are data.
         unpruned, tolerance: that of `mean`, and how much more is allowed.
+        retraining: of what is left, if it adapts to its code.
+        progress: show bars.
     """
 
     mean: nn.Module
@@ -45,6 +50,8 @@ class Task:
     evaluate: Error | None
     unpruned: float
     tolerance: float | None
+    retraining: Retraining | None = None
+    progress: bool = False
 
     @property
     def limit(self) -> float:
@@ -78,8 +85,8 @@ class Coded:
 
 
 def as_integers(task: Task, *, spread: float | None, trade: float | None, codebook: int | Mixture | None) -> Coded:
-    """The units and the integers, or places in a codebook, of the fewest bits within the limit."""
-    best: tuple[bool, float, Mapping[str, Tensor], dict[str, Parameter]] | None = None
+    """The units and the integers, or places in a codebook, of the fewest bits within the limit; then, retrained."""
+    best: tuple[bool, float, Mapping[str, Tensor], Pruned, dict[str, Parameter]] | None = None
     for masks, pruned in task.candidates():
         error_of = None if task.evaluate is None else pruned.error_of(task.evaluate, above=task.limit)
         options: dict[str, Any] = {"evaluate": error_of, "limit": task.limit, "spread": spread, "trade": trade}
@@ -91,9 +98,13 @@ def as_integers(task: Task, *, spread: float | None, trade: float | None, codebo
         bad = error_of is not None and error_of(values_of(found, pruned.posterior.mean)) > task.limit
         bits = sum(entropy(q.levels) for q in found.values())
         if best is None or (bad, bits) < best[:2]:
-            best = bad, bits, masks, pruned.whole(found)
+            best = bad, bits, masks, pruned, found
     assert best is not None
-    _, _, kept, integers = best
+    _, _, kept, pruned, found = best
+    if task.retraining is not None:
+        plain = {name: q for name, q in found.items() if isinstance(q, Quantised)}
+        found = {**found, **retrained(pruned.module, plain, task.retraining, progress=task.progress)}
+    integers = pruned.whole(found)
     quantised = with_values(task.mean, values_of(integers, task.posterior.mean))
     nonzero = {name: q.levels != 0 for name, q in integers.items()}
     kept = without_dead_units(quantised, nonzero, task.example, units=task.units, kept=kept)
@@ -116,7 +127,9 @@ def as_draw(task: Task, draw: RandomDraw) -> Coded:
     assert best is not None
     _, _, masks, pruned, priors = best
     left = pruned.posterior
-    found, code = code_draw(pruned.module, left, draw, priors)
+    found, code = code_draw(
+        pruned.module, left, draw, retraining=task.retraining, priors=priors, progress=task.progress
+    )
     parameters: dict[str, Parameter] = {
         name: found[name] if name in found else finely_rounded(left, name, pruned.gone[name])
         for name, _ in pruned.module.named_parameters()

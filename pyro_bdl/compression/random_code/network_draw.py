@@ -8,65 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from pyro_bdl.compression.posterior import WeightPosterior
-from pyro_bdl.compression.random_code.code import MAX_BITS, RandomCode, check_seed
+from pyro_bdl.compression.random_code.code import RandomCode
 from pyro_bdl.compression.random_code.coding_prior import CodingPrior, coding_prior
+from pyro_bdl.compression.random_code.random_draw import RandomDraw
 from pyro_bdl.compression.random_code.relative_entropy import decode, encode
-from pyro_bdl.compression.random_code.retraining import Retraining, encode_retrained
-from pyro_bdl.errors import InputError, UnsupportedModelError
-
-EXTRA_BITS = 2.0
-EXTRA_BITS_RETRAINED = 1.0
-
-
-@dataclass(frozen=True)
-class RandomDraw:
-    r"""How `compress` codes the weights as a draw of their posterior (relative-entropy coding).
-
-    Its cost is about the KL of the posterior from a Gaussian coding prior, whose scales by layer, row and column are
-    stored (`coding_prior`), instead of the entropy of rounded means; see `pyro_bdl.compression.random_code` and Havasi,
-    Peharz & Hernandez-Lobato 2019.
-
-    Args:
-        seed: shared by sender and receiver; another gives another draw.
-        bits: of each block's index, 1 to 24: 2^bits candidates are tried of each. Default 16, as there are then seconds
-            to minutes to wait.
-        extra_bits: by how much an index is longer than its block's KL. Default: 2 for a draw of the posterior as it is,
-            which keeps its law; 1 with `retraining`, which makes up for what is lost.
-        retraining: training data, on which the weights that are not coded yet adapt to those that are. Default: none,
-            and the draw is as much worse than the posterior mean as the posterior is wide.
-        progress: show a bar.
-
-    Raises:
-        InputError: numbers out of range.
-
-    >>> RandomDraw(seed=3, bits=12)
-    RandomDraw(seed=3, bits=12, extra_bits=None, retraining=None, progress=False)
-    """
-
-    seed: int = 0
-    bits: int = 16
-    extra_bits: float | None = None
-    retraining: Retraining | None = None
-    progress: bool = False
-
-    def __post_init__(self) -> None:
-        check_seed(self.seed)
-        if not isinstance(self.bits, int) or not 1 <= self.bits <= MAX_BITS:
-            raise InputError("RandomDraw.bits", expected=f"an integer from 1 to {MAX_BITS}", got=repr(self.bits))
-        if not 0 <= self.extra < self.bits:
-            raise InputError("RandomDraw.extra_bits", expected=f"in [0, {self.bits})", got=str(self.extra_bits))
-
-    @property
-    def overhead(self) -> float:
-        """The share by which indices are longer than the KL."""
-        return self.extra / (self.bits - self.extra)
-
-    @property
-    def extra(self) -> float:
-        """`extra_bits` or its default."""
-        if self.extra_bits is not None:
-            return self.extra_bits
-        return min(EXTRA_BITS if self.retraining is None else EXTRA_BITS_RETRAINED, self.bits - 1)
+from pyro_bdl.compression.random_code.retrained_draw import encode_retrained
+from pyro_bdl.compression.retraining import Retraining
+from pyro_bdl.errors import UnsupportedModelError
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,14 +55,22 @@ def length_in_bits(posterior: WeightPosterior, priors: Priors, draw: RandomDraw)
 
 
 def code_draw(
-    net: nn.Module, posterior: WeightPosterior, draw: RandomDraw, priors: Priors | None = None
+    net: nn.Module,
+    posterior: WeightPosterior,
+    draw: RandomDraw,
+    *,
+    retraining: Retraining | None = None,
+    priors: Priors | None = None,
+    progress: bool = False,
 ) -> tuple[dict[str, Drawn], RandomCode]:
     """A draw of the random parameters of a network at the posterior mean, and its code.
 
     Args:
         net, posterior: at the mean, and of its parameters.
         draw: how.
+        retraining: of the weights that are not coded yet, in between.
         priors: what `priors_of` gave, if that is at hand.
+        progress: show a bar while retraining.
 
     Raises:
         UnsupportedModelError: no parameter all of whose weights have a variance.
@@ -128,15 +84,12 @@ def code_draw(
     scale = flat_scales(priors, posterior.mean)
     with warnings.catch_warnings():  # a block beyond its bits is a poorer draw, which validation tells
         warnings.filterwarnings("ignore", "the KL of block")
-        if draw.retraining is None:
+        if retraining is None:
             code = encode(
                 mean, variance, scale, seed=draw.seed, bits=draw.bits, extra_bits=draw.extra, on_excess="warn"
             )
         else:
-            code = encode_retrained(
-                net, mean, variance, scale, tuple(priors), draw.retraining,
-                seed=draw.seed, bits=draw.bits, extra_bits=draw.extra, progress=draw.progress,
-            )  # fmt: skip
+            code = encode_retrained(net, mean, variance, scale, tuple(priors), draw, retraining, progress=progress)
     return drawn(code, priors, posterior.mean), code
 
 

@@ -47,11 +47,11 @@ def fitted() -> tuple[nn.Module, Any]:
     return net, guide
 
 
-def compressed(**options: Any) -> bdl.CompressedNetwork:
+def compressed(*, seed: int, retraining: bdl.Retraining | None = None) -> bdl.CompressedNetwork:
     net, guide = fitted()
     x, _ = data()
-    draw = bdl.RandomDraw(bits=10, **options)
-    return bdl.compress(net, guide, example_input=x[:1], unit_thresholds=2.0, draw=draw)
+    draw = bdl.RandomDraw(bits=10, seed=seed)
+    return bdl.compress(net, guide, example_input=x[:1], unit_thresholds=2.0, draw=draw, retraining=retraining)
 
 
 def cross_entropy(net: nn.Module) -> float:
@@ -94,7 +94,8 @@ def errors_of_draws(seeds: int, **options: Any) -> list[float]:
     net, posterior, (x, y) = redundant()
     result = []
     for seed in range(seeds):
-        found, code = code_draw(net, posterior, bdl.RandomDraw(seed=seed, bits=6, extra_bits=1.0, **options))
+        draw = bdl.RandomDraw(seed=seed, bits=6, extra_bits=1.0)
+        found, code = code_draw(net, posterior, draw, **options)
         result.append(float((x @ found["weight"].levels.T - y).square().mean()))
         if options:
             assert set(code.bits) == {6}
@@ -129,9 +130,9 @@ def test_retraining_tells_of_a_loss_that_is_not_finite_and_leaves_the_network_as
     net, posterior, data = redundant()
     before = copy.deepcopy(net.state_dict())
     state = torch.get_rng_state()
-    draw = bdl.RandomDraw(bits=6, retraining=bdl.Retraining(data, loss=lambda outputs, _: outputs.sum() / 0.0))
+    options = bdl.Retraining(data, loss=lambda outputs, _: outputs.sum() / 0.0)
     with pytest.raises(NumericalError, match="retraining"):
-        code_draw(net, posterior, draw)
+        code_draw(net, posterior, bdl.RandomDraw(bits=6), retraining=options)
     assert torch.equal(net.weight, before["weight"])
     assert torch.equal(state, torch.get_rng_state())
 
@@ -180,7 +181,7 @@ def test_parameters_that_are_not_random_are_integers(tmp_path: Path) -> None:
 
 
 def test_damage_is_told(tmp_path: Path) -> None:
-    small, path = compressed(), tmp_path / "n.bdl"
+    small, path = compressed(seed=0), tmp_path / "n.bdl"
     content = small.to_bytes()
     for at in range(0, 8 * len(content), 7):
         damaged = bytearray(content)
