@@ -124,9 +124,18 @@ def test_compress_with_it_writes_the_shorter_file(tmp_path: Path) -> None:
     x, _ = data()
     mean = {name: p.detach() for name, p in network().named_parameters()}
     posterior = WeightPosterior(mean, {name: torch.full_like(m, 0.05**2) for name, m in mean.items()})
-    options: Any = {"example_input": x[:1], "validation": data(), "tolerance": 0.02, "spread": 0.5, "trade": 0.0}
+    options: Any = {
+        "example_input": x[:1],
+        "validation": data(),
+        "tolerance": 0.02,
+        "unit_thresholds": math.inf,
+        "spread": 0.5,
+        "trade": 0.0,
+    }
     plain = bdl.compress(network(), posterior, **options)
-    short = bdl.compress(network(), posterior, retraining=retraining(epochs=60), **options)
+    short = bdl.compress(
+        network(), posterior, retraining=retraining(epochs=60, learning_rate=0.03, kl_weight=0.2), **options
+    )
     assert short.save(tmp_path / "n.bdl") < 0.9 * len(plain.to_bytes())
     assert short.report().errors["coded"] <= plain.report().errors["posterior mean"] + 0.02
     again = bdl.load_compressed(tmp_path / "n.bdl", network())
