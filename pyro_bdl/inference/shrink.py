@@ -18,7 +18,9 @@ class Shrink:
     r"""When units are cut out of a network while it is fitted (`fit_svi(..., shrink=Shrink(...))`).
 
     A unit is off where its log alpha (`unit_log_alpha`) is above the threshold, as in `compress` and in Louizos,
-    Ullrich & Welling 2017, section 4.1. What was cut never comes back.
+    Ullrich & Welling 2017, section 4.1. What was cut never comes back. A group all of whose units would be off is left
+    whole at that look: its noise may be that of units which read or make it, and go first. (Under the group horseshoe
+    the weights of a pixel that is always black are free to be noise, and drown those of each unit that reads it.)
 
     Args:
         every: epochs from one look to the next. Default 5: a look costs about as much as a few steps.
@@ -80,7 +82,7 @@ def still_on(
     units: Units,
     kept: Mapping[str, Tensor],
 ) -> dict[str, Tensor] | None:
-    """The units to keep from now on, by group; None where too few more are off to cut, or all are.
+    """The units to keep from now on, by group; None where too few more are off to cut.
 
     Args:
         options: thresholds and the least share.
@@ -93,6 +95,7 @@ def still_on(
     scores = {name: score.masked_fill(~kept[name], torch.inf) for name, score in scores.items()}
     level = options.threshold
     levels = dict(level) if isinstance(level, Mapping) else dict.fromkeys(scores, float(level))
+    levels = {name: level for name, level in levels.items() if bool((scores[name] <= level).any())}
     found, _ = kept_at(scores, levels, units=units)
     found = units.with_channels({name: mask & kept[name] for name, mask in found.items()})
     if not all(bool(mask.any()) for mask in found.values()):

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import pyro_bdl as bdl
+from pyro_bdl.compression.posterior import WeightPosterior
 from pyro_bdl.compression.pruning import unit_log_alpha
 from pyro_bdl.compression.units.finding import find_units
 from pyro_bdl.errors import BDLError, InputError, NumericalError, UnsupportedModelError
 from pyro_bdl.inference import Shrink
+from pyro_bdl.inference.shrink import still_on
 from pyro_bdl.priors import Gaussian, SoftWeightSharing
 from pyro_bdl.weight_moments import weight_posterior
 from tests.inference import shrunk
@@ -202,3 +204,23 @@ def test_extremes(dtype: Any, sizes: Any, prior: str, loc: float, log_variance: 
         assert all(bool(mask.any()) for mask in fit.kept.values())
     assert guide.loc is whole
     assert bool(torch.isfinite(whole).all())
+
+
+def test_a_group_of_which_all_is_off_waits_for_the_others() -> None:
+    """Two of four inputs drown all hidden units in noise; with them gone, half of these are signal."""
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    units = find_units(net, torch.zeros(1, 4))
+    mean = {name: torch.full_like(p, 1.0) for name, p in net.named_parameters()}
+    variance = {name: torch.full_like(p, 0.01) for name, p in net.named_parameters()}
+    variance["0.weight"][:, 2:] = 1e4
+    variance["0.weight"][3:, :2], mean["0.weight"][3:] = 4.0, 0.3
+    posterior, every = WeightPosterior(mean, variance), {n: torch.ones_like(m) for n, m in mean.items()}
+    kept = {name: torch.ones(group.size, dtype=torch.bool) for name, group in units.groups.items()}
+    first = still_on(Shrink(), posterior, every, units=units, kept=kept)
+    assert first is not None
+    assert [int(mask.sum()) for mask in first.values()] == [2, 6]
+    left = every | {"0.weight": torch.ones(6, 4) * torch.tensor([1.0, 1.0, 0.0, 0.0])}
+    then = still_on(Shrink(), posterior, left, units=units, kept=first)
+    assert then is not None
+    assert [int(mask.sum()) for mask in then.values()] == [2, 3]
+    assert still_on(Shrink(threshold=-9.0), posterior, every, units=units, kept=kept) is None
