@@ -16,20 +16,41 @@ from pyro_bdl.diagnostics import from_pyro, from_pyro_svi, guide_draws, predict,
 from pyro_bdl.estimators import flipout, local_reparameterization
 from pyro_bdl.inference import Fit, MeanFieldELBO, Shrink, fit_svi
 from pyro_bdl.observation import Classifier, Regressor
-from pyro_bdl.sgmcmc import SGLD, Constant, PolynomialDecay, step_size_weighted_mean
+from pyro_bdl.sgmcmc import (
+    SGHMC,
+    SGLD,
+    SGNHT,
+    SVRG,
+    Constant,
+    ControlVariate,
+    Cyclical,
+    Langevin,
+    Minibatch,
+    PolynomialDecay,
+    PreconditionedSGLD,
+    step_size_weighted_mean,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "SGHMC",
     "SGLD",
+    "SGNHT",
+    "SVRG",
     "BayesianModule",
     "Classifier",
     "CompressedNetwork",
     "Constant",
+    "ControlVariate",
+    "Cyclical",
     "Fit",
     "KLBudget",
+    "Langevin",
     "MeanFieldELBO",
+    "Minibatch",
     "PolynomialDecay",
+    "PreconditionedSGLD",
     "RandomDraw",
     "Regressor",
     "Retraining",

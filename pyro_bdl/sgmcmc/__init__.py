@@ -1,7 +1,22 @@
 """Stochastic-gradient MCMC for Pyro programs."""
 
-from pyro_bdl.sgmcmc.kernels import SGLD
-from pyro_bdl.sgmcmc.schedules import Constant, PolynomialDecay, step_size_weighted_mean
+from pyro_bdl.sgmcmc.gradients import SVRG, ControlVariate, Minibatch
+from pyro_bdl.sgmcmc.kernels import SGHMC, SGLD, SGNHT, Langevin, PreconditionedSGLD
+from pyro_bdl.sgmcmc.schedules import Constant, Cyclical, PolynomialDecay, step_size_weighted_mean
 from pyro_bdl.sgmcmc.sites import require_proper_priors
 
-__all__ = ["SGLD", "Constant", "PolynomialDecay", "require_proper_priors", "step_size_weighted_mean"]
+__all__ = [
+    "SGHMC",
+    "SGLD",
+    "SGNHT",
+    "SVRG",
+    "Constant",
+    "ControlVariate",
+    "Cyclical",
+    "Langevin",
+    "Minibatch",
+    "PolynomialDecay",
+    "PreconditionedSGLD",
+    "require_proper_priors",
+    "step_size_weighted_mean",
+]

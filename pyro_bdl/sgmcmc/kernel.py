@@ -8,7 +8,7 @@ import math
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import pyro
 import torch
@@ -19,27 +19,76 @@ from torch.distributions.transforms import Transform
 from pyro_bdl.data_plate import SubsampleIndices
 from pyro_bdl.errors import BDLError, InputError, NumericalError, UnsupportedModelError
 from pyro_bdl.minibatches import Batch, Data, Minibatches
-from pyro_bdl.sgmcmc.gradients import LogJointGradient
+from pyro_bdl.sgmcmc.gradients import SVRG, Anchor, ControlVariate, GradientEstimator, Minibatch, Point
+from pyro_bdl.sgmcmc.log_joint import LogJointGradient
 from pyro_bdl.sgmcmc.noise import Noise
-from pyro_bdl.sgmcmc.schedules import Constant, Schedule
+from pyro_bdl.sgmcmc.records import Record, Records, kinetic_temperature
+from pyro_bdl.sgmcmc.schedules import Constant, Schedule, explores
 from pyro_bdl.sgmcmc.sites import FirstRun, LatentSite, values_of_guide
+from pyro_bdl.sgmcmc.updates import log_acceptance, probability
 
-Init = Mapping[str, Tensor] | Callable[..., Any]
+PROBE_EVERY = 50  # updates from one to the next whose acceptance and gradient noise are looked at: two more gradients
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments that all kernels have in common, see `StochasticGradientKernel`."""
+
+    step_size: Schedule | float | None
+    temperature: float
+    data: Data | Minibatches | None
+    batch_size: int | None
+    plate: str | None
+    init: Point | None
+    thinning: int
+    gradient: GradientEstimator
 
 
 class StochasticGradientKernel(MCMCKernel):
-    """The common part of the kernels: everything but the update equation. See `SGLD` for the arguments."""
+    r"""What all kernels have in common: everything but the update equation.
+
+    Unconstrained space: constrained sites are mapped by `biject_to(support)`, and log |det| of its Jacobian is part of
+    the density. Batches come from the model's own plate, `pyro.plate("data", N, subsample_size=B)`, or from `data`: the
+    model then is called with the batch's tensors, and `pyro.plate("data", size=N, subsample_size=len(x))` gets the
+    scale N/B and is told which data points the batch holds.
+
+    Args:
+        model: a Pyro program whose latent sites are continuous and the same in each run. `pyro.param`s in it stay as
+            they are.
+        step_size: a schedule t -> e_t, or a number for a constant one; t counts updates from the first warm-up one. In
+            units of the squared unconstrained parameter. Default: 0.05/N constant, N the number of observed values
+            (each counted with its plate's scale; 1 without data): where each tells about as much about a parameter
+            as an observation of unit variance, the posterior variance is 1/N, and the deviation comes out 0.6% too
+            large, see `Constant`; at eight times that information it is 5%. Networks often need less, and gain from
+            a decaying schedule.
+        temperature: T; 1 samples the posterior, T its density to the power 1/T.
+        data: a tensor, a tuple of tensors, a `DataLoader`, an iterable of batches or a `Minibatches`; `None`: the
+            model has its own data. Of tensors each batch has the same size; what an epoch leaves over is left out.
+        batch_size: B, for tensors. Default: all data.
+        plate: the name of the data plate. Default: each plate with a `subsample_size`.
+        init: where the chain begins: values by site (a MAP fit, say), or a guide, from which each chain draws its own.
+            Default: a draw from the prior.
+        thinning: updates per draw, of which the last is kept; a warm-up draw, too, is of so many.
+        gradient: `Minibatch()`, `ControlVariate(at)` or `SVRG(every)`. Default: the first.
+
+    Raises:
+        InputError: an argument out of its range; at `setup`, data or initial values that do not fit.
+
+    `MCMC.diagnostics()["sample_stats"]` has, and so has `sample_stats()` after a single chain, what the draws' updates
+    were like. Draws are bit-identical for the same seed, machine and versions.
+    """
 
     def __init__(
         self,
         model: Callable[..., Any],
         *,
-        step_size: Schedule | float | None,
-        data: Data | Minibatches | None,
-        batch_size: int | None,
-        plate: str | None,
-        init: Init | None,
-        thinning: int,
+        step_size: Schedule | float | None = None,
+        temperature: float = 1.0,
+        data: Data | Minibatches | None = None,
+        batch_size: int | None = None,
+        plate: str | None = None,
+        init: Point | None = None,
+        thinning: int = 1,
+        gradient: GradientEstimator = Minibatch(),  # noqa: B008 (immutable)
     ) -> None:
         if not callable(model):
             raise InputError("model", expected="a Pyro program", got=type(model).__name__)
@@ -47,37 +96,58 @@ class StochasticGradientKernel(MCMCKernel):
             raise InputError("thinning", expected="at least 1", got=str(thinning))
         if not (init is None or callable(init) or isinstance(init, Mapping)):
             raise InputError("init", expected="a dictionary of values or a guide", got=type(init).__name__)
-        self.model, self.thinning = model, thinning
+        if not 0 <= temperature < math.inf:
+            raise InputError("temperature", expected="a finite number, at least 0", got=str(temperature))
+        if not isinstance(gradient, GradientEstimator):
+            raise InputError(
+                "gradient", expected="Minibatch(), ControlVariate(at) or SVRG(every)", got=repr(gradient)[:60]
+            )
+        self.model, self.thinning, self.temperature = model, thinning, float(temperature)
         self.schedule = Constant(float(step_size)) if isinstance(step_size, (int, float)) else step_size
         self._default_schedule = step_size is None
         self.batches = _as_minibatches(data, batch_size)
         self.transforms: dict[str, Transform] | None = None
-        self._plate, self._init = plate, init
+        self._plate, self._init, self._estimator = plate, init, gradient
         self._given: Mapping[str, Tensor] | None = None
         self._forget()
 
     def _forget(self) -> None:
+        self._subsampled: list[str] = []
         self._sites: dict[str, LatentSite] = {}
         self._target: LogJointGradient | None = None
+        self._anchor: Anchor | None = None
         self._args: tuple[Any, ...] = ()
         self._kwargs: dict[str, Any] = {}
         self._drawn: dict[str, Tensor] = {}
         self._pending: Batch | None = None
         self._warmup_steps = self._calls = self._step = self._checked_steps = 0
+        self._observations = 1.0
         self._step_size = self._log_joint = math.nan
         self._position = torch.empty(0)
+        self._carried: dict[str, Tensor] = {}
         self._noise: Noise | None = None
-        self._records: list[tuple[float, float]] = []
+        self._records, self._next_probe, self._probed = Records(), 0, (math.nan, math.nan)
 
     # What a sampler is -----------------------------------------------------------------------------------------------
 
-    @abstractmethod
-    def _begin(self, position: Tensor) -> None:
-        """Make the sampler's own state for parameters like `position`."""
+    def _begin(self, position: Tensor, gradient: Tensor) -> dict[str, Tensor]:
+        """The sampler's own state at the first parameters and the gradient there. Default: none."""
+        return {}
 
     @abstractmethod
-    def _next(self, position: Tensor, gradient: Tensor, noise: Tensor, step_size: float) -> Tensor:
+    def _next(
+        self, position: Tensor, gradient: Tensor, noise: Tensor, *, step_size: float, temperature: float
+    ) -> Tensor:
         """The update equation: the next parameters, in a new tensor or in `noise`, which is standard normal."""
+
+    def _metric(self) -> Tensor | None:
+        """The preconditioner of the last update, if there is one."""
+        return None
+
+    def _draw_momentum(self) -> Tensor:
+        """From N(0, T)."""
+        assert self._noise is not None
+        return self._noise.draw().mul_(math.sqrt(self.temperature))
 
     # What Pyro's MCMC calls ------------------------------------------------------------------------------------------
 
@@ -99,7 +169,7 @@ class StochasticGradientKernel(MCMCKernel):
         size = None if self.batches is None else self.batches.size
         plate = None if self.batches is None else SubsampleIndices(size=size, plate=self._plate)
         batch = self._pending = self._first_batch()
-        first = self._first_run(batch, plate)
+        first = self._first_run(self._init, batch, plate)
         self._sites = first.sites
         self.transforms = {n: s.transform.inv for n, s in first.sites.items() if s.transform is not None}
         position = {n: site.unconstrain(first.values[n]) for n, site in first.sites.items()}
@@ -107,13 +177,21 @@ class StochasticGradientKernel(MCMCKernel):
             position = _check_unconstrained(self._given, position)
         self._target = LogJointGradient(self.model, first.sites, position, plate=plate)
         self._position = self._target.layout.flatten(position)
+        self._observations = max(first.observations, 1.0)
         if self._default_schedule:
-            self.schedule = Constant(0.05 / max(first.observations, 1.0))
+            self.schedule = Constant(self._default_step_size)
         self._checked_steps = _batches_of_an_epoch(self.batches, batch)
         self._drawn = self._target.layout.views(self._position)
         self._noise = Noise(self._position)
-        self._begin(self._position)
-        self._evaluate(batch, check=True)
+        self._subsampled = first.subsampled
+        self._log_joint, gradient = self._evaluate(self._position, batch, check=True)
+        self._carried = self._begin(self._position, gradient)
+        if not isinstance(self._estimator, Minibatch):
+            self._anchor = Anchor(self._evaluate, self.batches)
+        if isinstance(self._estimator, ControlVariate):
+            at = self._first_run(self._estimator.at, batch, plate).values
+            assert self._anchor is not None
+            self._anchor.move(self._target.layout.flatten({n: s.unconstrain(at[n]) for n, s in first.sites.items()}))
 
     @property
     def initial_params(self) -> dict[str, Tensor]:
@@ -142,16 +220,18 @@ class StochasticGradientKernel(MCMCKernel):
         if params is not self._drawn:
             params = _check_unconstrained(params, self._drawn)
             self._move(target, target.layout.flatten(params))
-        for _ in range(self.thinning):
-            self._update(target)
+        recorded = self._calls >= self._warmup_steps
+        for left in reversed(range(self.thinning)):
+            while explores(self.schedule, self._step):
+                self._update(target)
+            self._update(target, record=recorded and left == 0)
         self._calls += 1
-        if self._calls > self._warmup_steps:
-            self._records.append((self._step_size, self._log_joint))
         return self._drawn
 
     def logging(self) -> OrderedDict[str, str]:
-        """What Pyro's progress bar shows: step size and log joint density at the last update."""
-        return OrderedDict([("step size", f"{self._step_size:.2e}"), ("log joint", f"{self._log_joint:.4g}")])
+        """What Pyro's progress bar shows: step size, log joint density, and the acceptance last looked at."""
+        told = [("step size", f"{self._step_size:.2e}"), ("log joint", f"{self._log_joint:.4g}")]
+        return OrderedDict([*told, ("acceptance", f"{self._probed[0]:.2f}")])
 
     def diagnostics(self) -> dict[str, Any]:
         """What `MCMC.diagnostics()` collects for each chain: `sample_stats()` under that name."""
@@ -160,12 +240,18 @@ class StochasticGradientKernel(MCMCKernel):
     def sample_stats(self) -> dict[str, Tensor]:
         """Records of the draws after warm-up, each of shape (draws,), float64.
 
-        - `step_size`: that of the draw's last update.
+        - `step_size`: e of the draw's last update.
         - `lp`: the log joint density in unconstrained space, as the batch of the draw's last update estimates it, at
-          the parameters from which that update started (the gradient is taken there).
+          the parameters from which that update started (the gradient is taken there); `energy` is -lp.
+        - `kinetic_temperature`: the mean of (theta' - theta)^2 / (e G) over the parameters, G the preconditioner if
+          there is one. Its mean over draws is T where the step is small and the gradients' noise is, too; more says by
+          how much the variances are too large.
+        - `acceptance`: the probability with which a Metropolis-Hastings test (MALA) would have accepted the last
+          update, if its batch were all data. Looked at about every 50 updates, in between as before.
+        - `noise_ratio`: e V / (4 T), the variance that the noise of the gradients adds to a step, over that of the
+          noise that is injected; V is the mean variance of a parameter's gradient. Looked at as often.
         """
-        records = torch.tensor(self._records, dtype=torch.float64).reshape(-1, 2)
-        return {"step_size": records[:, 0].clone(), "lp": records[:, 1].clone()}
+        return self._records.stats()
 
     def cleanup(self) -> None:
         """End the threads; parameters and records stay."""
@@ -178,6 +264,10 @@ class StochasticGradientKernel(MCMCKernel):
         values = self._require_target().layout.views(self._position.clone())
         return {name: self._sites[name].constrain(value) for name, value in values.items()}
 
+    @property
+    def _default_step_size(self) -> float:
+        return 0.05 / self._observations
+
     # The chain -------------------------------------------------------------------------------------------------------
 
     def _first_batch(self) -> Batch | None:
@@ -187,13 +277,13 @@ class StochasticGradientKernel(MCMCKernel):
         self.batches.restart()
         return self.batches.next()
 
-    def _first_run(self, batch: Batch | None, plate: SubsampleIndices | None) -> FirstRun:
+    def _first_run(self, start: Point | None, batch: Batch | None, plate: SubsampleIndices | None) -> FirstRun:
+        """A run of the model, its latent sites at the start's values or drawn from their priors."""
         args = (*(batch.args if batch is not None else ()), *self._args)
         if plate is not None and batch is not None:
             plate.set(batch)
         with pyro.poutine.block(), plate or contextlib.nullcontext(), pyro.validation_enabled(True):
-            init = values_of_guide(self._init, *args, **self._kwargs) if callable(self._init) else self._init
-            first = FirstRun(init)
+            first = FirstRun(values_of_guide(start, *args, **self._kwargs) if callable(start) else start)
             try:
                 with first:
                     self.model(*args, **self._kwargs)
@@ -206,43 +296,92 @@ class StochasticGradientKernel(MCMCKernel):
             raise UnsupportedModelError("the model", expected="at least one latent site", got="none")
         return first
 
-    def _update(self, target: LogJointGradient) -> None:
-        batch, self._pending = self._pending, None
-        if batch is None and self.batches is not None:
-            batch = self.batches.next()
-        assert self.schedule is not None
-        step_size = self.schedule(self._step)
-        if not 0 < step_size < math.inf:
-            raise InputError(
-                "step_size", expected="a positive finite number", got=f"{step_size} for update {self._step}"
-            )
-        log_joint = self._evaluate(batch, check=self._step < self._checked_steps)
+    def _update(self, target: LogJointGradient, *, record: bool = False) -> None:
+        """One update, and a record of it."""
+        batch, t = self._next_batch(), self._step
+        step_size = self._step_size_of(t)
+        temperature = 0.0 if explores(self.schedule, t) else self.temperature
+        probe = record and temperature > 0 and t >= self._next_probe
+        chance = torch.random.get_rng_state() if probe and batch is None else None
+        if isinstance(self._estimator, SVRG) and t % self._estimator.every == 0:
+            assert self._anchor is not None
+            self._anchor.move(self._position)
+        log_joint, gradient = self._estimate(self._position, batch, check=t < self._checked_steps)
         assert self._noise is not None
-        position = self._next(self._position, target.gradient, self._noise.draw(), step_size)
-        if not math.isfinite(float(position.sum())) and not bool(torch.isfinite(position).all()):
-            raise NumericalError(self._blame(target.layout.views(position), "gradient"))
-        self._move(target, position)
-        self._step_size, self._log_joint = step_size, log_joint
-        self._step += 1
+        before, carried = self._position, self._carried
+        after = self._next(before, gradient, self._noise.draw(), step_size=step_size, temperature=temperature)
+        if not math.isfinite(float(after.sum())) and not bool(torch.isfinite(after).all()):
+            self._carried = carried
+            raise NumericalError(self._blame(target.layout.views(after), "gradient"))
+        self._move(target, after)
+        self._step_size, self._log_joint, self._step = step_size, log_joint, t + 1
+        if probe:
+            self._probe(before, batch, chance, log_joint, gradient.clone())
+        if record:
+            heat = kinetic_temperature(before, after, step_size=step_size, metric=self._metric())
+            self._records.append(Record(step_size, log_joint, -log_joint, heat, *self._probed))
+
+    def _probe(
+        self, before: Tensor, batch: Batch | None, chance: Tensor | None, log_joint: float, gradient: Tensor
+    ) -> None:
+        """Look at the last update: would it be accepted, and how much of its step is the gradient's noise?"""
+        self._next_probe = self._step + PROBE_EVERY
+        root = torch.ones(()) if (metric := self._metric()) is None else metric.sqrt()
+        self._pending = None if self.batches is None else self.batches.next()
+        now = torch.random.get_rng_state()
+        try:
+            _, other = self._estimate(before, self._pending)
+            variance = 0.5 * float((other - gradient).mul_(root).square_().mean())
+            if chance is not None:
+                torch.random.set_rng_state(chance)  # the model's own batch once more
+            there, other = self._estimate(self._position, batch)
+        except (BDLError, RuntimeError, IndexError, ValueError):  # the next update will tell, if it meets it
+            self._probed = math.nan, math.nan
+            return
+        finally:
+            torch.random.set_rng_state(now)
+        log_ratio = log_acceptance(
+            before / root, gradient * root, self._position / root, other * root,
+            gain=there - log_joint, step_size=self._step_size, temperature=self.temperature,
+        )  # fmt: skip
+        self._probed = probability(log_ratio), self._step_size * variance / (4 * self.temperature)
+
+    def _next_batch(self) -> Batch | None:
+        batch, self._pending = self._pending, None
+        return self.batches.next() if batch is None and self.batches is not None else batch
+
+    def _step_size_of(self, t: int) -> float:
+        assert self.schedule is not None
+        step_size = self.schedule(t)
+        if not 0 < step_size < math.inf:
+            raise InputError("step_size", expected="a positive finite number", got=f"{step_size} for update {t}")
+        return step_size
 
     def _move(self, target: LogJointGradient, position: Tensor) -> None:
         self._position, self._drawn = position, target.layout.views(position)
 
-    def _evaluate(self, batch: Batch | None, *, check: bool) -> float:
-        """The log joint density, and in the target its gradient; for a batch that fails, the checks' own word on it."""
+    def _estimate(self, position: Tensor, batch: Batch | None, *, check: bool = False) -> tuple[float, Tensor]:
+        """The log joint density and its gradient, as the gradient estimator has them."""
+        if self._anchor is None or check:
+            found = self._evaluate(position, batch, check=check)
+        return found if self._anchor is None else self._anchor(position, batch)
+
+    def _evaluate(self, position: Tensor, batch: Batch | None, *, check: bool = False) -> tuple[float, Tensor]:
+        """The log joint density by a batch, and its gradient; for a batch that fails, the checks' own word on it."""
         target, args, kwargs = self._require_target(), self._args, self._kwargs
+        values = self._drawn if position is self._position else target.layout.views(position)
         with pyro.validation_enabled(False):
             try:
-                log_joint = target.evaluate(self._position, self._drawn, batch, args, kwargs, check=check)
+                log_joint = target.evaluate(position, values, batch, args, kwargs, check=check)
             except BDLError:
                 raise
             except (RuntimeError, IndexError, ValueError):
-                target.log_densities(self._drawn, batch, args, kwargs)
+                target.log_densities(values, batch, args, kwargs)
                 raise
             if not math.isfinite(log_joint):
-                densities = target.log_densities(self._drawn, batch, args, kwargs)
+                densities = target.log_densities(values, batch, args, kwargs)
                 raise NumericalError(self._blame(densities, "log density"))
-        return log_joint
+        return log_joint, target.gradient
 
     def _blame(self, values: Mapping[str, Tensor], what: str) -> str:
         bad = [name for name, value in values.items() if not torch.isfinite(value).all()]

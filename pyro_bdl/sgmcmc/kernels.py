@@ -2,15 +2,28 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, Unpack, final
 
+import torch
 from torch import Tensor
 
-from pyro_bdl.errors import InputError
-from pyro_bdl.minibatches import Data, Minibatches
-from pyro_bdl.sgmcmc.kernel import Init, StochasticGradientKernel
-from pyro_bdl.sgmcmc.schedules import Schedule
-from pyro_bdl.sgmcmc.updates import langevin
+from pyro_bdl.errors import InputError, NumericalError, UnsupportedModelError
+from pyro_bdl.sgmcmc.gradients import Minibatch
+from pyro_bdl.sgmcmc.kernel import Options, StochasticGradientKernel
+from pyro_bdl.sgmcmc.log_joint import LogJointGradient
+from pyro_bdl.sgmcmc.records import Record
+from pyro_bdl.sgmcmc.schedules import Constant
+from pyro_bdl.sgmcmc.updates import (
+    hamiltonian,
+    langevin,
+    log_acceptance,
+    nose_hoover,
+    preconditioned_langevin,
+    probability,
+    rms_preconditioner,
+)
+
+MOST_COUPLING = 0.1  # beyond it the thermostat of a chain of few parameters overshoots
 
 
 @final
@@ -19,38 +32,12 @@ class SGLD(StochasticGradientKernel):
 
     theta_{t+1} = theta_t + e_t/2 (grad log p(theta_t) + N/B sum_{i in batch} grad log p(y_i | theta_t)) + N(0, e_t T)
 
-    in unconstrained space: constrained sites are mapped by `biject_to(support)`, and log |det| of its Jacobian is part
-    of the density. There is no accept/reject step, so with a constant step size the draws' law differs from the
-    posterior by order e (and by the minibatches' gradient noise, of variance e^2/4 Var(gradient) a step beside e T):
-    make e small, or let it decay. With all data in each batch this is the unadjusted Langevin algorithm.
+    There is no accept/reject step, so with a constant step size the draws' law differs from the posterior by order e
+    (and by the minibatches' gradient noise, of variance e^2/4 Var(gradient) a step beside e T): make e small, or let it
+    decay. With all data in each batch this is the unadjusted Langevin algorithm. As a learning rate of the log joint
+    density, e is twice as much: that is e/2.
 
-    Batches come from the model's own plate, `pyro.plate("data", N, subsample_size=B)`, or from `data`: the model then
-    is called with the batch's tensors, and `pyro.plate("data", size=N, subsample_size=len(x))` gets the scale N/B and
-    is told which data points the batch holds.
-
-    Args:
-        model: a Pyro program whose latent sites are continuous and the same in each run. `pyro.param`s in it stay as
-            they are.
-        step_size: a schedule t -> e_t, or a number for a constant one; t counts updates from the first warm-up one. In
-            units of the squared unconstrained parameter. Default: 0.05/N constant, N the number of observed values
-            (each counted with its plate's scale; 1 without data): where each tells about as much about a parameter
-            as an observation of unit variance, the posterior variance is 1/N, and the deviation comes out 0.6% too
-            large, see `Constant`; at eight times that information it is 5%. Networks often need less, and gain from
-            a decaying schedule.
-        temperature: T; 1 samples the posterior, T its density to the power 1/T.
-        data: a tensor, a tuple of tensors, a `DataLoader`, an iterable of batches or a `Minibatches`; `None`: the
-            model has its own data. Of tensors each batch has the same size; what an epoch leaves over is left out.
-        batch_size: B, for tensors. Default: all data.
-        plate: the name of the data plate. Default: each plate with a `subsample_size`.
-        init: where the chain begins: values by site (a MAP fit, say), or a guide, from which each chain draws its own.
-            Default: a draw from the prior.
-        thinning: updates per draw, of which the last is kept; a warm-up draw, too, is of so many.
-
-    Raises:
-        InputError: an argument out of its range; at `setup`, data or initial values that do not fit.
-
-    The draws' step sizes and log joint densities are in `MCMC.diagnostics()["sample_stats"]`, and after a single chain
-    in `sample_stats()`. Draws are bit-identical for the same seed, machine and versions.
+    Args and errors: those of `StochasticGradientKernel`.
 
     >>> import pyro, torch
     >>> import pyro.distributions as dist
@@ -67,27 +54,272 @@ class SGLD(StochasticGradientKernel):
     (torch.Size([20]), torch.Size([20]))
     """
 
+    def _next(
+        self, position: Tensor, gradient: Tensor, noise: Tensor, *, step_size: float, temperature: float
+    ) -> Tensor:
+        return langevin(position, gradient, noise, step_size=step_size, temperature=temperature, out=noise)
+
+
+@final
+class PreconditionedSGLD(StochasticGradientKernel):
+    r"""SGLD with a step for each parameter, by the size of its gradients (pSGLD; Li, Chen, Carlson & Carin 2016).
+
+    .. math::
+        V \leftarrow \beta V + (1 - \beta)\, (g / N)^2, \qquad G = \frac1{\lambda + \sqrt V}, \qquad
+        \theta' = \theta + \frac e2\, G g + \sqrt{e T G}\, z
+
+    (their equations 4 and 5, without the divergence of G, which they leave out, too.) While G follows the gradients the
+    stationary law is not the posterior. So it does only for the updates of the warm-up, unless `adapt` says otherwise;
+    from then on G is held, and the draws have the law of `SGLD` in scaled coordinates.
+
+    Args:
+        model: as for all kernels.
+        decay: beta, in [0, 1). Default 0.99, a hundred updates.
+        offset: lambda, positive, in units of a data point's gradient. Default 1e-5, theirs: parameters without
+            gradient have steps 1e5 e.
+        adapt: for how many updates G follows the gradients. Default: those of the warm-up.
+        options: see `StochasticGradientKernel`. The step size e is in units of theta^2 / G; its default is that of
+            SGLD over the median of G at the start.
+
+    Raises:
+        InputError: an argument out of its range; at `setup`, neither a warm-up nor `adapt`.
+
+    >>> import pyro, pyro.distributions as dist
+    >>> kernel = PreconditionedSGLD(lambda: pyro.sample("w", dist.Normal(0.0, 1.0)), step_size=1e-2, adapt=50)
+    >>> kernel.setup(0)
+    >>> kernel.sample(kernel.initial_params)["w"].shape
+    torch.Size([])
+    """
+
     def __init__(
         self,
         model: Callable[..., Any],
         *,
-        step_size: Schedule | float | None = None,
-        temperature: float = 1.0,
-        data: Data | Minibatches | None = None,
-        batch_size: int | None = None,
-        plate: str | None = None,
-        init: Init | None = None,
-        thinning: int = 1,
+        decay: float = 0.99,
+        offset: float = 1e-5,
+        adapt: int | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            model, step_size=step_size, data=data, batch_size=batch_size, plate=plate, init=init, thinning=thinning
+        super().__init__(model, **options)
+        if not 0 <= decay < 1:
+            raise InputError("decay", expected="a number in [0, 1)", got=str(decay))
+        if not 0 < offset < math.inf:
+            raise InputError("offset", expected="a positive finite number", got=str(offset))
+        if adapt is not None and adapt < 0:
+            raise InputError("adapt", expected="a number of updates, at least 0", got=str(adapt))
+        self.decay, self.offset, self.adapt = decay, offset, adapt
+
+    def _begin(self, position: Tensor, gradient: Tensor) -> dict[str, Tensor]:
+        if self.adapt is None and not self._warmup_steps:
+            raise InputError(
+                "adapt", expected="a number of updates, where there is no warm-up", got="None",
+                remedy="G follows the gradients during the warm-up: give warmup_steps, or say how long with adapt=",
+            )  # fmt: skip
+        second_moment = (gradient / self._observations).square_()
+        metric = rms_preconditioner(second_moment, offset=self.offset)
+        if self._default_schedule:
+            self.schedule = Constant(self._default_step_size / float(metric.median()))
+        return {"second_moment": second_moment, "metric": metric}
+
+    def _next(
+        self, position: Tensor, gradient: Tensor, noise: Tensor, *, step_size: float, temperature: float
+    ) -> Tensor:
+        adapt = self._warmup_steps * self.thinning if self.adapt is None else self.adapt
+        if self._step < adapt:
+            second_moment = self.decay * self._carried["second_moment"]
+            second_moment.addcmul_(gradient, gradient, value=(1 - self.decay) / self._observations**2)
+            metric = rms_preconditioner(second_moment, offset=self.offset)
+            self._carried = {"second_moment": second_moment, "metric": metric}
+        return preconditioned_langevin(
+            position, gradient, noise, self._carried["metric"], step_size=step_size, temperature=temperature
         )
-        if not 0 <= temperature < math.inf:
-            raise InputError("temperature", expected="a finite number, at least 0", got=str(temperature))
-        self.temperature = temperature
 
-    def _begin(self, position: Tensor) -> None:
-        """Langevin dynamics has no state beside the position."""
+    def _metric(self) -> Tensor | None:
+        return self._carried["metric"]
 
-    def _next(self, position: Tensor, gradient: Tensor, noise: Tensor, step_size: float) -> Tensor:
-        return langevin(position, gradient, noise, step_size=step_size, temperature=self.temperature, out=noise)
+
+@final
+class SGHMC(StochasticGradientKernel):
+    r"""Langevin dynamics with momentum (Chen, Fox & Guestrin 2014, equation 15).
+
+    .. math::
+        r' = (1 - \alpha)\, r + \Bigl(1 - \frac\alpha2\Bigr) \sqrt e\, g + \sqrt{\alpha (2 - \alpha) T}\, z, \qquad
+        \theta' = \theta + \sqrt e\, r'
+
+    As an optimizer's learning rate of the log joint density and momentum these are (1 - alpha/2) e and 1 - alpha; see
+    `hamiltonian`. Momentum carries the chain 1/alpha steps in one direction: about as far as SGLD gets in 1/alpha^2 at
+    the same e, and with the same error in the variances. The noise of the gradients adds to them, (2 - alpha)/alpha
+    times as much as to SGLD's, as it is taken for a force; `SGNHT` takes it out.
+
+    Args:
+        model: as for all kernels.
+        friction: alpha, in (0, 1]; 1 is SGLD. Default 0.1, a momentum of 0.9.
+        options: see `StochasticGradientKernel`. After a change of the step size the momentum goes on as it is.
+
+    Raises:
+        InputError: an argument out of its range.
+
+    >>> import pyro, pyro.distributions as dist
+    >>> kernel = SGHMC(lambda: pyro.sample("w", dist.Normal(0.0, 1.0)), step_size=1e-2, friction=0.2)
+    >>> kernel.setup(0)
+    >>> kernel.sample(kernel.initial_params)["w"].shape
+    torch.Size([])
+    """
+
+    def __init__(self, model: Callable[..., Any], *, friction: float = 0.1, **options: Unpack[Options]) -> None:
+        super().__init__(model, **options)
+        self.friction = _share("friction", friction)
+
+    def _begin(self, position: Tensor, gradient: Tensor) -> dict[str, Tensor]:
+        return {"momentum": self._draw_momentum()}
+
+    def _next(
+        self, position: Tensor, gradient: Tensor, noise: Tensor, *, step_size: float, temperature: float
+    ) -> Tensor:
+        after, momentum = hamiltonian(
+            position, self._carried["momentum"], gradient, noise,
+            step_size=step_size, friction=self.friction, temperature=temperature,
+        )  # fmt: skip
+        self._carried = {"momentum": momentum}
+        return after
+
+
+@final
+class SGNHT(StochasticGradientKernel):
+    r"""SGHMC whose friction takes out the heat of the gradients' noise (Ding et al. 2014, algorithm 2).
+
+    .. math::
+        r' = (1 - \zeta)\, r + \Bigl(1 - \frac\zeta2\Bigr) \sqrt e\, g + \sqrt{\alpha (2 - \alpha) T}\, z, \qquad
+        \theta' = \theta + \sqrt e\, r', \qquad
+        \zeta' = \zeta + \kappa \Bigl(\frac1d \sum_i r_i'^2 - T\Bigr)
+
+    Where the noise of the gradients is about the same for all parameters and places, the variances come out right
+    without a word on how large it is, and also what a large step adds to them on average is taken out; see
+    `nose_hoover`, also for the step size in other conventions (as for `SGHMC`).
+
+    Args:
+        model: as for all kernels.
+        friction: alpha, of the noise that is injected, and that at which zeta begins, in (0, 1]. Default 0.1.
+        coupling: kappa, in (0, 0.1]. Default 0.01: zeta then follows in some hundred updates, and fluctuates by no more
+            than 0.1, which is what it does with a single parameter.
+        options: see `StochasticGradientKernel`.
+
+    Raises:
+        InputError: an argument out of its range.
+
+    >>> import pyro, pyro.distributions as dist
+    >>> kernel = SGNHT(lambda: pyro.sample("w", dist.Normal(0.0, 1.0)), step_size=1e-2)
+    >>> kernel.setup(0)
+    >>> kernel.sample(kernel.initial_params)["w"].shape
+    torch.Size([])
+    """
+
+    def __init__(
+        self, model: Callable[..., Any], *, friction: float = 0.1, coupling: float = 0.01, **options: Unpack[Options]
+    ) -> None:
+        super().__init__(model, **options)
+        self.friction = _share("friction", friction)
+        if not 0 < coupling <= MOST_COUPLING:
+            raise InputError("coupling", expected=f"a number in (0, {MOST_COUPLING}]", got=str(coupling))
+        self.coupling = coupling
+
+    def _begin(self, position: Tensor, gradient: Tensor) -> dict[str, Tensor]:
+        return {"momentum": self._draw_momentum(), "friction": position.new_full((1,), self.friction)}
+
+    def _next(
+        self, position: Tensor, gradient: Tensor, noise: Tensor, *, step_size: float, temperature: float
+    ) -> Tensor:
+        after, momentum, friction = nose_hoover(
+            position, self._carried["momentum"], self._carried["friction"], gradient, noise,
+            step_size=step_size, diffusion=self.friction, coupling=self.coupling, temperature=temperature,
+        )  # fmt: skip
+        self._carried = {"momentum": momentum, "friction": friction}
+        return after
+
+
+def _share(name: str, value: float) -> float:
+    if not 0 < value <= 1:
+        raise InputError(name, expected="a number in (0, 1]", got=str(value))
+    return float(value)
+
+
+@final
+class Langevin(StochasticGradientKernel):
+    """Langevin dynamics on all data, with a Metropolis-Hastings test of each step (MALA) or without one (ULA).
+
+    theta' = theta + e/2 grad log p(theta, data) + N(0, e T), taken with probability min(1, ratio), `log_acceptance`;
+    else theta stays (Roberts & Tweedie 1996). With the test the draws' law is the posterior (to the power 1/T) for any
+    step size; without it this is `SGLD` with all data in each batch, and its law is off by order e.
+
+    Args:
+        model: as for all kernels; a plate in it must not subsample.
+        metropolis: test each step. Default: yes. An acceptance of 0.57 is best for many parameters (Roberts &
+            Rosenthal 1998).
+        options: see `StochasticGradientKernel`; all data are one batch.
+
+    Raises:
+        InputError: a batch size, a gradient estimator or a schedule that explores, or T = 0 with the test; at `setup`,
+            data in several batches.
+        UnsupportedModelError: at `setup`, a plate that subsamples.
+
+    With the test, `acceptance` in `sample_stats` is the probability with which the draw's last step was taken, and
+    there is no `kinetic_temperature` and no `noise_ratio`.
+
+    >>> import pyro, pyro.distributions as dist
+    >>> kernel = Langevin(lambda: pyro.sample("w", dist.Normal(0.0, 1.0)), step_size=0.5)
+    >>> kernel.setup(0)
+    >>> kernel.sample(kernel.initial_params)["w"].shape
+    torch.Size([])
+    """
+
+    def __init__(self, model: Callable[..., Any], *, metropolis: bool = True, **options: Unpack[Options]) -> None:
+        super().__init__(model, **options)
+        if options.get("batch_size") is not None or not isinstance(self._estimator, Minibatch):
+            raise InputError("Langevin", expected="all data in one batch", got="a batch size or a gradient estimator")
+        if hasattr(self.schedule, "explores"):
+            raise InputError("step_size", expected="a schedule without exploration", got=repr(self.schedule))
+        if metropolis and not self.temperature:
+            raise InputError("temperature", expected="positive, with the Metropolis test", got="0")
+        self.metropolis = metropolis
+        self._here: tuple[float, Tensor] = (math.nan, torch.empty(0))
+
+    def _begin(self, position: Tensor, gradient: Tensor) -> dict[str, Tensor]:
+        if self.batches is not None and self.batches.batches_per_epoch != 1:
+            raise InputError("data", expected="all of them in one batch", got=f"{self.batches.batches_per_epoch}")
+        if self._subsampled:
+            raise UnsupportedModelError(
+                "the model", expected="all data in each run", got=f"the plate {self._subsampled[0]!r}, which subsamples"
+            )
+        self._here = self._log_joint, gradient.clone()
+        return {}
+
+    def _next(
+        self, position: Tensor, gradient: Tensor, noise: Tensor, *, step_size: float, temperature: float
+    ) -> Tensor:
+        return langevin(position, gradient, noise, step_size=step_size, temperature=temperature, out=noise)
+
+    def _update(self, target: LogJointGradient, *, record: bool = False) -> None:
+        if not self.metropolis:
+            super()._update(target, record=record)
+            return
+        assert self._noise is not None
+        step_size, batch = self._step_size_of(self._step), self._next_batch()
+        log_joint, gradient = self._here
+        noise, temperature = self._noise.draw(), self.temperature
+        proposed = self._next(self._position, gradient, noise, step_size=step_size, temperature=temperature)
+        try:
+            there, gradient_there = self._estimate(proposed, batch)
+            log_ratio = log_acceptance(
+                self._position, gradient, proposed, gradient_there,
+                gain=there - log_joint, step_size=step_size, temperature=temperature,
+            )  # fmt: skip
+            acceptance = probability(log_ratio)
+        except NumericalError:  # out where the density is no number: a step that is never taken
+            acceptance = 0.0
+        if float(torch.rand((), dtype=torch.float64)) < acceptance:
+            self._move(target, proposed)
+            self._here = there, gradient_there.clone()
+        self._step_size, self._log_joint, self._step = step_size, self._here[0], self._step + 1
+        self._probed = acceptance, math.nan
+        if record:
+            self._records.append(Record(step_size, self._log_joint, -self._log_joint, math.nan, *self._probed))

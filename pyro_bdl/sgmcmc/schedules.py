@@ -79,6 +79,61 @@ class PolynomialDecay:
         return self.a * (self.b + t) ** -self.gamma
 
 
+@dataclass(frozen=True)
+class Cyclical:
+    r"""Large steps that explore, then small ones that sample, over and over (Zhang et al. 2020, equation 1).
+
+    .. math:: e_t = \frac{e_0}2 \Bigl(1 + \cos \frac{\pi\, (t \bmod L)}{L}\Bigr)
+
+    In the first part of each cycle a kernel goes without noise (temperature 0), from mode to mode as an optimizer would
+    with a warm restart; in the rest it samples, and only these updates give draws. Each cycle's draws count alike,
+    whatever the masses of the modes that it finds: with finitely many cycles the weights between modes are those of the
+    search, not of the posterior.
+
+    Args:
+        step_size: e_0, the first and largest of each cycle, positive and finite.
+        cycle: L, the number of updates of a cycle, at least 2.
+        exploration: the share of each cycle without noise, in [0, 1). Default 0.8: it takes most of a cycle to get to a
+            mode.
+
+    Raises:
+        InputError: a number outside its range, or an exploration that leaves no update for sampling.
+
+    >>> schedule = Cyclical(1e-2, cycle=100)
+    >>> schedule(0), f"{schedule(50):.3f}", schedule(100)
+    (0.01, '0.005', 0.01)
+    >>> schedule.explores(79), schedule.explores(80), schedule.explores(100)
+    (True, False, True)
+    """
+
+    step_size: float
+    cycle: int
+    exploration: float = 0.8
+
+    def __post_init__(self) -> None:
+        if not 0 < self.step_size < math.inf:
+            raise InputError("step_size", expected="a positive finite number", got=str(self.step_size))
+        if isinstance(self.cycle, bool) or not isinstance(self.cycle, int) or self.cycle < 2:
+            raise InputError("cycle", expected="an integer, at least 2", got=repr(self.cycle))
+        if not 0 <= self.exploration < 1 or math.ceil(self.exploration * self.cycle) >= self.cycle:
+            expected = "a share in [0, 1) that leaves an update for sampling"
+            raise InputError("exploration", expected=expected, got=str(self.exploration))
+
+    def __call__(self, t: int) -> float:
+        """The step size of update t."""
+        return 0.5 * self.step_size * (1 + math.cos(math.pi * (t % self.cycle) / self.cycle))
+
+    def explores(self, t: int) -> bool:
+        """Whether update t is without noise, and gives no draw."""
+        return t % self.cycle < self.exploration * self.cycle
+
+
+def explores(schedule: Schedule | None, t: int) -> bool:
+    """Whether a schedule says that update t is without noise; one that does not speak of it never does."""
+    asked = getattr(schedule, "explores", None)
+    return asked is not None and asked(t)
+
+
 def step_size_weighted_mean(samples: Tensor, step_sizes: Tensor) -> Tensor:
     """The paper's estimate of a posterior expectation: sum_t e_t f(theta_t) / sum_t e_t.
 

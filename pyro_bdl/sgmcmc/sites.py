@@ -85,8 +85,8 @@ def _require_proper(name: str | None, fn: Any) -> None:
 class FirstRun(Messenger):
     """Run a program once, to learn its latent sites and give each a first value.
 
-    Use as `with first_run: model(...)`; then `sites` and `values` hold what was met, and `observations` the number of
-    observed values, each counted with its plate's N/B.
+    Use as `with first_run: model(...)`; then `sites` and `values` hold what was met, `observations` the number of
+    observed values, each counted with its plate's N/B, and `subsampled` the plates that have but a part of their size.
 
     Args:
         init: values by site name, for all latent sites; `None`: each is drawn from its prior.
@@ -103,6 +103,7 @@ class FirstRun(Messenger):
         self.init = init
         self.sites: dict[str, LatentSite] = {}
         self.values: dict[str, Tensor] = {}
+        self.subsampled: list[str] = []
         self.observations = 0.0
 
     def require_all_used(self) -> None:
@@ -118,6 +119,8 @@ class FirstRun(Messenger):
     def _pyro_sample(self, msg: Message) -> None:
         name, fn = str(msg["name"]), cast(Any, msg["fn"])
         if isinstance(fn, _Subsample):
+            if fn.subsample_size is not None and fn.subsample_size < fn.size:
+                self.subsampled.append(name)
             return
         if msg["is_observed"]:
             if not (msg["infer"] or {}).get("_deterministic"):

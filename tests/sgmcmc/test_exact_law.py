@@ -1,13 +1,14 @@
-"""SGLD's exact law on normal posteriors, and how fast its bias vanishes.
+"""The exact laws of all samplers on normal posteriors, and how fast their bias vanishes.
 
-With the full gradient and a normal posterior of precision P and mean m, theta' - m = A (theta - m) + N(0, e T I) with
-A = I - e/2 P: the stationary law is N(m, C), C = A C A' + e T I. Replicate chains, each independent of the others, are
+With the full gradient and a normal posterior, a sampler's position (and momentum) x, counted from the mean, goes by
+x' = M x + N(0, Q): the stationary law is N(0, C), C = M C M' + Q. Replicate chains, each independent of the others, are
 one site of a model, so that the kernel itself is what is tested. A sampler is one row of `KERNELS`.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,9 +17,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 from scipy.linalg import solve_discrete_lyapunov
+from scipy.optimize import brentq
 from torch import Tensor
 
-from pyro_bdl.sgmcmc import SGLD, flat, gradients, kernels, updates
+from pyro_bdl.errors import NumericalError
+from pyro_bdl.sgmcmc import SGHMC, SGLD, SGNHT, Langevin, PreconditionedSGLD, flat, kernels, log_joint, updates
+from pyro_bdl.sgmcmc.noise import Noise
 from tests import statistics
 from tests.statistics import Mismatch
 from tests.targets import ConjugateRegression, Gaussian, Mixture
@@ -33,20 +37,81 @@ def _fresh_randomness() -> Iterator[None]:
         yield
 
 
+Law = tuple[np.ndarray, np.ndarray]  # M and Q of x' = M x + N(0, Q), x the position's distance from the mean, and more
+
+
 @dataclass(frozen=True)
 class Case:
-    """A sampler, and the stationary covariance that theory gives for it."""
+    """A sampler, its linear recursion on a normal target, and the function whose noise a mutant scales."""
 
     make: Callable[..., Any]
-    covariance: Callable[[np.ndarray, float, float], np.ndarray]
+    law: Callable[[np.ndarray, float, float], Law]
+    update: str
+    whole: bool = False  # all data in each batch
 
 
-def langevin_covariance(precision: np.ndarray, step_size: float, temperature: float) -> np.ndarray:
+def langevin_law(precision: np.ndarray, step_size: float, temperature: float) -> Law:
     eye = np.eye(len(precision))
-    return solve_discrete_lyapunov(eye - 0.5 * step_size * precision, step_size * temperature * eye)
+    return eye - 0.5 * step_size * precision, step_size * temperature * eye
 
 
-KERNELS = {"SGLD": Case(SGLD, langevin_covariance)}
+METRIC = np.array([0.5, 2.0, 1.0])
+
+
+def preconditioned_law(precision: np.ndarray, step_size: float, temperature: float) -> Law:
+    metric = np.diag(METRIC[: len(precision)])
+    return np.eye(len(precision)) - 0.5 * step_size * metric @ precision, step_size * temperature * metric
+
+
+def hamiltonian_law(
+    precision: np.ndarray, step_size: float, temperature: float, *, friction: float = 0.3, diffusion: float = 0.3
+) -> Law:
+    """Of position and momentum."""
+    eye, h, kick = np.eye(len(precision)), math.sqrt(step_size), 1 - friction / 2
+    move = np.block(
+        [
+            [eye - kick * h * h * precision, (1 - friction) * h * eye],
+            [-kick * h * precision, (1 - friction) * eye],
+        ]
+    )
+    noise = diffusion * (2 - diffusion) * temperature
+    return move, noise * np.block([[h * h * eye, h * eye], [h * eye, eye]])
+
+
+def thermostat_law(precision: np.ndarray, step_size: float, temperature: float) -> Law:
+    """Of position and momentum at the friction at which the momentum's mean square is T."""
+
+    def excess(friction: float) -> float:
+        law = hamiltonian_law(precision, step_size, temperature, friction=friction)
+        return float(np.diag(solve_discrete_lyapunov(*law))[len(precision) :].mean()) - temperature
+
+    return hamiltonian_law(precision, step_size, temperature, friction=brentq(excess, 0.1, 0.9))
+
+
+def frozen(model: Callable[..., Any], **options: Any) -> Any:
+    """PreconditionedSGLD with a preconditioner that is given."""
+
+    class Frozen(PreconditionedSGLD):  # type: ignore[misc]
+        def _begin(self, position: Tensor, gradient: Tensor) -> dict[str, Tensor]:
+            columns = len(self._target.layout.views(position)["theta"][0])  # type: ignore[union-attr]
+            metric = torch.from_numpy(METRIC[:columns]).repeat(len(position) // columns)
+            return {"second_moment": metric, "metric": metric}
+
+    return Frozen(model, adapt=0, **options)
+
+
+KERNELS = {
+    "SGLD": Case(SGLD, langevin_law, "langevin"),
+    "PreconditionedSGLD": Case(frozen, preconditioned_law, "preconditioned_langevin"),
+    "SGHMC": Case(partial(SGHMC, friction=0.3), hamiltonian_law, "hamiltonian"),
+    "SGNHT": Case(partial(SGNHT, friction=0.3, coupling=0.05), thermostat_law, "nose_hoover"),
+    "Langevin": Case(partial(Langevin, metropolis=False), langevin_law, "langevin", whole=True),
+}
+
+
+def covariance_of(case: Case, problem: Any, step_size: float, temperature: float) -> np.ndarray:
+    precision = problem.target.precision.numpy()
+    return solve_discrete_lyapunov(*case.law(precision, step_size, temperature))[: len(precision), : len(precision)]
 
 
 class NormalLaw:
@@ -54,6 +119,7 @@ class NormalLaw:
 
     target = Gaussian.example()
     arguments: ClassVar[dict[str, Any]] = {}
+    whole: ClassVar[dict[str, Any]] = {}
 
     def model(self) -> None:
         self.target.model(REPLICATES)
@@ -70,6 +136,7 @@ class Regression:
         y=torch.tensor([0.7, -0.2], dtype=torch.float64).repeat(4),
     )
     arguments: ClassVar[dict[str, Any]] = {"data": [(target.x[:2], target.y[:2])] * 4}
+    whole: ClassVar[dict[str, Any]] = {"data": (target.x, target.y)}
 
     def model(self, x: Tensor, y: Tensor) -> None:
         zeros = torch.zeros(REPLICATES, 2, dtype=torch.float64)
@@ -83,11 +150,14 @@ PROBLEMS = {"normal law": NormalLaw(), "regression": Regression()}
 
 def stationary_draws(case: Case, problem: Any, *, temperature: float = 1.0) -> tuple[Tensor, float]:
     """One draw of each replicate chain, after it has forgotten its start, and the step size, 1/4 of the stable one."""
-    rates = torch.linalg.eigvalsh(problem.target.precision)
-    step_size = 1.0 / float(rates[-1])
-    steps = math.ceil(math.log(1e-8) / math.log(1 - 0.5 * step_size * float(rates[0])))
-    kernel = case.make(problem.model, step_size=step_size, temperature=temperature, thinning=steps, **problem.arguments)
-    kernel.setup(0)
+    precision = problem.target.precision.numpy()
+    step_size = 1.0 / float(np.linalg.eigvalsh(precision)[-1])
+    move, _ = case.law(precision, step_size, temperature)
+    steps = math.ceil(math.log(1e-8) / math.log(np.abs(np.linalg.eigvals(move)).max()))
+    steps = max(steps, 300) if case.update == "nose_hoover" else steps  # until the thermostat has settled
+    arguments = problem.whole if case.whole else problem.arguments
+    kernel = case.make(problem.model, step_size=step_size, temperature=temperature, thinning=steps, **arguments)
+    kernel.setup(1)
     return kernel.sample(kernel.initial_params)["theta"], step_size
 
 
@@ -98,29 +168,31 @@ def check_law(draws: Tensor, problem: Any, covariance: np.ndarray) -> None:
     statistics.mean_is(draws, mean, sd=np.sqrt(np.diag(covariance)))
 
 
+def check_stationary(case: Case, problem: Any, temperature: float) -> None:
+    draws, step_size = stationary_draws(case, problem, temperature=temperature)
+    check_law(draws, problem, covariance_of(case, problem, step_size, temperature))
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_stationary_law(kernel: str, problem: str, temperature: float) -> None:
-    case, where = KERNELS[kernel], PROBLEMS[problem]
-    draws, step_size = stationary_draws(case, where, temperature=temperature)
-    check_law(draws, where, case.covariance(where.target.precision.numpy(), step_size, temperature))
+    check_stationary(KERNELS[kernel], PROBLEMS[problem], temperature)
 
 
-def noise_times(factor: float) -> Callable[[pytest.MonkeyPatch], None]:
-    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        langevin = kernels.langevin
-        monkeypatch.setattr(kernels, "langevin", lambda x, g, noise, **rest: langevin(x, g, factor * noise, **rest))
+def noise_times(factor: float) -> Callable[[pytest.MonkeyPatch, Case], None]:
+    def patch(monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
+        monkeypatch.setattr(Noise, "draw", lambda self, draw=Noise.draw: draw(self).mul_(factor))
 
     return patch
 
 
-def scale_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    density = gradients.log_density
-    monkeypatch.setattr(gradients, "log_density", lambda fn, value, *, scale, mask: density(fn, value, mask=mask))
+def scale_missing(monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
+    density = log_joint.log_density
+    monkeypatch.setattr(log_joint, "log_density", lambda fn, value, *, scale, mask: density(fn, value, mask=mask))
 
 
-def prior_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def prior_twice(monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
     add_gradient = flat.GaussianPriors.add_gradient
 
     def twice(self: flat.GaussianPriors, position: Tensor, out: Tensor) -> float:
@@ -129,7 +201,22 @@ def prior_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flat.GaussianPriors, "add_gradient", twice)
 
 
-def prior_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def step_twice(monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
+    """A step size that is another one than the documented."""
+    update = getattr(kernels, case.update)
+    monkeypatch.setattr(
+        kernels, case.update, lambda *args, step_size, **rest: update(*args, step_size=2 * step_size, **rest)
+    )
+
+
+def temperature_squared(monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
+    update = getattr(kernels, case.update)
+    monkeypatch.setattr(
+        kernels, case.update, lambda *args, temperature, **rest: update(*args, temperature=temperature**2, **rest)
+    )
+
+
+def prior_missing(monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
     monkeypatch.setattr(flat.GaussianPriors, "add_gradient", lambda self, position, out: 0.0)
 
 
@@ -139,17 +226,22 @@ MUTANTS = {
     "N/B missing": scale_missing,
     "prior counted twice": prior_twice,
     "prior missing": prior_missing,
+    "step size doubled": step_twice,
+    "temperature squared": temperature_squared,
 }
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_mutants_are_caught(monkeypatch: pytest.MonkeyPatch, kernel: str, mutant: str) -> None:
-    MUTANTS[mutant](monkeypatch)
     case, where = KERNELS[kernel], PROBLEMS["regression"]
-    draws, step_size = stationary_draws(case, where)
-    with pytest.raises(Mismatch):
-        check_law(draws, where, case.covariance(where.target.precision.numpy(), step_size, 1.0))
+    if case.whole and mutant == "N/B missing":
+        pytest.skip("all data are in each batch")
+    if case.update == "nose_hoover" and mutant.startswith("noise"):
+        pytest.skip("which is what its thermostat makes up for")
+    MUTANTS[mutant](monkeypatch, case)
+    with pytest.raises((Mismatch, NumericalError)):
+        check_stationary(case, where, 0.7)
 
 
 def test_update_alone_has_the_law_of_one_step() -> None:
@@ -202,7 +294,8 @@ def test_bias_at_the_default_step_size(problem: str) -> None:
         kernel.setup(0, target.x, target.y)
     assert kernel.schedule is not None
     sd = np.sqrt(np.diag(np.linalg.inv(precision)))
-    bias = np.sqrt(np.diag(langevin_covariance(precision, kernel.schedule(0), 1.0))) / sd - 1
+    law = langevin_law(precision, kernel.schedule(0), 1.0)
+    bias = np.sqrt(np.diag(solve_discrete_lyapunov(*law))) / sd - 1
     assert np.abs(bias).max() <= 0.05
 
 

@@ -145,7 +145,7 @@ def test_records_of_the_draws() -> None:
     assert stats["lp"].shape == (6,)
     assert mcmc.diagnostics()["sample_stats"]["chain 0"]["lp"].equal(stats["lp"])
     mcmc.summary()
-    assert list(kernel.logging()) == ["step size", "log joint"]
+    assert list(kernel.logging()) == ["step size", "log joint", "acceptance"]
 
 
 def test_lp_is_the_log_joint_where_the_last_update_began() -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pyro_bdl.data_plate import SubsampleIndices
 from pyro_bdl.minibatches import Batch
-from pyro_bdl.sgmcmc import gradients
-from pyro_bdl.sgmcmc.gradients import LogJointGradient, random_subset
+from pyro_bdl.sgmcmc import log_joint
+from pyro_bdl.sgmcmc.log_joint import LogJointGradient, random_subset
 from pyro_bdl.sgmcmc.sites import FirstRun
 from tests import statistics
 from tests.targets import ConjugateRegression
@@ -159,15 +159,15 @@ def test_mean_over_all_subsamples_of_the_models_own_plate(monkeypatch: pytest.Mo
     total = torch.zeros(3, dtype=DOUBLE)
     theta = torch.tensor([0.4, -1.1, 0.2], dtype=DOUBLE)
     for batch in all_batches(regression):
-        monkeypatch.setattr(gradients, "random_subset", lambda size, subset, device, i=batch.indices: i)
+        monkeypatch.setattr(log_joint, "random_subset", lambda size, subset, device, i=batch.indices: i)
         evaluate(theta)
         total += target.gradient / 28
     torch.testing.assert_close(total, regression.gradient(theta), rtol=1e-12, atol=1e-12)
 
 
 def test_scale_missing_is_seen_in_the_mean_over_minibatches(monkeypatch: pytest.MonkeyPatch) -> None:
-    density = gradients.log_density
-    monkeypatch.setattr(gradients, "log_density", lambda fn, value, *, scale, mask: density(fn, value, mask=mask))
+    density = log_joint.log_density
+    monkeypatch.setattr(log_joint, "log_density", lambda fn, value, *, scale, mask: density(fn, value, mask=mask))
     with pytest.raises(AssertionError):
         test_mean_over_all_minibatches_is_the_full_gradient()
 
