@@ -1,7 +1,8 @@
 """Stochastic-gradient MCMC for Pyro programs."""
 
 from pyro_bdl.sgmcmc.gradients import SVRG, ControlVariate, Minibatch
-from pyro_bdl.sgmcmc.kernels import SGHMC, SGLD, SGNHT, Langevin, PreconditionedSGLD
+from pyro_bdl.sgmcmc.kernels import SGHMC, SGLD, SGNHT, PreconditionedSGLD
+from pyro_bdl.sgmcmc.langevin import Langevin
 from pyro_bdl.sgmcmc.schedules import Constant, Cyclical, PolynomialDecay, step_size_weighted_mean
 from pyro_bdl.sgmcmc.sites import require_proper_priors
 

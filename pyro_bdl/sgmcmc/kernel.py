@@ -8,7 +8,7 @@ import math
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, TypedDict
+from typing import Any
 
 import pyro
 import torch
@@ -19,28 +19,14 @@ from torch.distributions.transforms import Transform
 from pyro_bdl.data_plate import SubsampleIndices
 from pyro_bdl.errors import BDLError, InputError, NumericalError, UnsupportedModelError
 from pyro_bdl.minibatches import Batch, Data, Minibatches
+from pyro_bdl.sgmcmc.arguments import as_minibatches, batches_of_an_epoch, check_unconstrained
 from pyro_bdl.sgmcmc.gradients import SVRG, Anchor, ControlVariate, GradientEstimator, Minibatch, Point
 from pyro_bdl.sgmcmc.log_joint import LogJointGradient
 from pyro_bdl.sgmcmc.noise import Noise
+from pyro_bdl.sgmcmc.probe import Probe, Update
 from pyro_bdl.sgmcmc.records import Record, Records, kinetic_temperature
 from pyro_bdl.sgmcmc.schedules import Constant, Schedule, explores
 from pyro_bdl.sgmcmc.sites import FirstRun, LatentSite, values_of_guide
-from pyro_bdl.sgmcmc.updates import log_acceptance, probability
-
-PROBE_EVERY = 50  # updates from one to the next whose acceptance and gradient noise are looked at: two more gradients
-
-
-class Options(TypedDict, total=False):
-    """The keyword arguments that all kernels have in common, see `StochasticGradientKernel`."""
-
-    step_size: Schedule | float | None
-    temperature: float
-    data: Data | Minibatches | None
-    batch_size: int | None
-    plate: str | None
-    init: Point | None
-    thinning: int
-    gradient: GradientEstimator
 
 
 class StochasticGradientKernel(MCMCKernel):
@@ -105,7 +91,7 @@ class StochasticGradientKernel(MCMCKernel):
         self.model, self.thinning, self.temperature = model, thinning, float(temperature)
         self.schedule = Constant(float(step_size)) if isinstance(step_size, (int, float)) else step_size
         self._default_schedule = step_size is None
-        self.batches = _as_minibatches(data, batch_size)
+        self.batches = as_minibatches(data, batch_size)
         self.transforms: dict[str, Transform] | None = None
         self._plate, self._init, self._estimator = plate, init, gradient
         self._given: Mapping[str, Tensor] | None = None
@@ -126,7 +112,7 @@ class StochasticGradientKernel(MCMCKernel):
         self._position = torch.empty(0)
         self._carried: dict[str, Tensor] = {}
         self._noise: Noise | None = None
-        self._records, self._next_probe, self._probed = Records(), 0, (math.nan, math.nan)
+        self._records, self._probe = Records(), Probe()
 
     # What a sampler is -----------------------------------------------------------------------------------------------
 
@@ -139,6 +125,9 @@ class StochasticGradientKernel(MCMCKernel):
         self, position: Tensor, gradient: Tensor, noise: Tensor, *, step_size: float, temperature: float
     ) -> Tensor:
         """The update equation: the next parameters, in a new tensor or in `noise`, which is standard normal."""
+
+    def _jumped(self) -> None:
+        """The chain was moved to other parameters by its user."""
 
     def _metric(self) -> Tensor | None:
         """The preconditioner of the last update, if there is one."""
@@ -174,13 +163,13 @@ class StochasticGradientKernel(MCMCKernel):
         self.transforms = {n: s.transform.inv for n, s in first.sites.items() if s.transform is not None}
         position = {n: site.unconstrain(first.values[n]) for n, site in first.sites.items()}
         if self._given is not None:
-            position = _check_unconstrained(self._given, position)
+            position = check_unconstrained(self._given, position)
         self._target = LogJointGradient(self.model, first.sites, position, plate=plate)
         self._position = self._target.layout.flatten(position)
         self._observations = max(first.observations, 1.0)
         if self._default_schedule:
             self.schedule = Constant(self._default_step_size)
-        self._checked_steps = _batches_of_an_epoch(self.batches, batch)
+        self._checked_steps = batches_of_an_epoch(self.batches, batch)
         self._drawn = self._target.layout.views(self._position)
         self._noise = Noise(self._position)
         self._subsampled = first.subsampled
@@ -218,8 +207,9 @@ class StochasticGradientKernel(MCMCKernel):
         """
         target = self._require_target()
         if params is not self._drawn:
-            params = _check_unconstrained(params, self._drawn)
+            params = check_unconstrained(params, self._drawn)
             self._move(target, target.layout.flatten(params))
+            self._jumped()
         recorded = self._calls >= self._warmup_steps
         for left in reversed(range(self.thinning)):
             while explores(self.schedule, self._step):
@@ -231,7 +221,7 @@ class StochasticGradientKernel(MCMCKernel):
     def logging(self) -> OrderedDict[str, str]:
         """What Pyro's progress bar shows: step size, log joint density, and the acceptance last looked at."""
         told = [("step size", f"{self._step_size:.2e}"), ("log joint", f"{self._log_joint:.4g}")]
-        return OrderedDict([*told, ("acceptance", f"{self._probed[0]:.2f}")])
+        return OrderedDict([*told, ("acceptance", f"{self._probe.acceptance:.2f}")])
 
     def diagnostics(self) -> dict[str, Any]:
         """What `MCMC.diagnostics()` collects for each chain: `sample_stats()` under that name."""
@@ -299,10 +289,8 @@ class StochasticGradientKernel(MCMCKernel):
     def _update(self, target: LogJointGradient, *, record: bool = False) -> None:
         """One update, and a record of it."""
         batch, t = self._next_batch(), self._step
-        step_size = self._step_size_of(t)
+        step_size, chance = self._step_size_of(t), torch.random.get_rng_state() if record else torch.empty(0)
         temperature = 0.0 if explores(self.schedule, t) else self.temperature
-        probe = record and temperature > 0 and t >= self._next_probe
-        chance = torch.random.get_rng_state() if probe and batch is None else None
         if isinstance(self._estimator, SVRG) and t % self._estimator.every == 0:
             assert self._anchor is not None
             self._anchor.move(self._position)
@@ -315,36 +303,22 @@ class StochasticGradientKernel(MCMCKernel):
             raise NumericalError(self._blame(target.layout.views(after), "gradient"))
         self._move(target, after)
         self._step_size, self._log_joint, self._step = step_size, log_joint, t + 1
-        if probe:
-            self._probe(before, batch, chance, log_joint, gradient.clone())
+        if record and temperature > 0 and self._probe.is_due(t):
+            self._pending = None if self.batches is None else self.batches.next()
+            update = Update(
+                before, after, log_joint, gradient.clone(), batch, chance, step_size, temperature, self._metric()
+            )
+            self._probe.look(t, update, self._pending, self._estimate)
         if record:
             heat = kinetic_temperature(before, after, step_size=step_size, metric=self._metric())
-            self._records.append(Record(step_size, log_joint, -log_joint, heat, *self._probed))
+            self._record(heat)
 
-    def _probe(
-        self, before: Tensor, batch: Batch | None, chance: Tensor | None, log_joint: float, gradient: Tensor
-    ) -> None:
-        """Look at the last update: would it be accepted, and how much of its step is the gradient's noise?"""
-        self._next_probe = self._step + PROBE_EVERY
-        root = torch.ones(()) if (metric := self._metric()) is None else metric.sqrt()
-        self._pending = None if self.batches is None else self.batches.next()
-        now = torch.random.get_rng_state()
-        try:
-            _, other = self._estimate(before, self._pending)
-            variance = 0.5 * float((other - gradient).mul_(root).square_().mean())
-            if chance is not None:
-                torch.random.set_rng_state(chance)  # the model's own batch once more
-            there, other = self._estimate(self._position, batch)
-        except (BDLError, RuntimeError, IndexError, ValueError):  # the next update will tell, if it meets it
-            self._probed = math.nan, math.nan
-            return
-        finally:
-            torch.random.set_rng_state(now)
-        log_ratio = log_acceptance(
-            before / root, gradient * root, self._position / root, other * root,
-            gain=there - log_joint, step_size=self._step_size, temperature=self.temperature,
-        )  # fmt: skip
-        self._probed = probability(log_ratio), self._step_size * variance / (4 * self.temperature)
+    def _record(self, heat: float) -> None:
+        """Note what the last update was like."""
+        probe = self._probe
+        self._records.append(
+            Record(self._step_size, self._log_joint, -self._log_joint, heat, probe.acceptance, probe.noise_ratio)
+        )
 
     def _next_batch(self) -> Batch | None:
         batch, self._pending = self._pending, None
@@ -394,32 +368,3 @@ class StochasticGradientKernel(MCMCKernel):
         if self._target is None:
             raise InputError("the kernel", expected="a call of setup (MCMC.run does it)", got="none")
         return self._target
-
-
-def _as_minibatches(data: Data | Minibatches | None, batch_size: int | None) -> Minibatches | None:
-    if data is None or isinstance(data, Minibatches):
-        if batch_size is not None:
-            what = "data to draw batches from" if data is None else "None, as the Minibatches have their own"
-            raise InputError("batch_size", expected=what, got=str(batch_size))
-        return data
-    return Minibatches(data, batch_size=batch_size, drop_last=True)
-
-
-def _batches_of_an_epoch(batches: Minibatches | None, batch: Batch | None) -> int:
-    """After how many updates each data point has been seen, as far as that is known."""
-    if batches is None or batch is None:
-        return 1
-    if batches.batches_per_epoch is not None:
-        return batches.batches_per_epoch
-    return 1 if batches.size is None else math.ceil(batches.size / batch.length)
-
-
-def _check_unconstrained(given: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Given unconstrained values, if they are those of the sites."""
-    for name, value in like.items():
-        if name not in given or given[name].shape != value.shape or not torch.isfinite(given[name]).all():
-            got = "none" if name not in given else f"shape {tuple(given[name].shape)}, or numbers that are not finite"
-            raise InputError(
-                f'unconstrained values of "{name}"', expected=f"finite, shape {tuple(value.shape)}", got=got
-            )
-    return {name: given[name].to(value) for name, value in like.items()}

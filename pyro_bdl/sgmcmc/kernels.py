@@ -4,22 +4,17 @@ import math
 from collections.abc import Callable
 from typing import Any, Unpack, final
 
-import torch
 from torch import Tensor
 
-from pyro_bdl.errors import InputError, NumericalError, UnsupportedModelError
-from pyro_bdl.sgmcmc.gradients import Minibatch
-from pyro_bdl.sgmcmc.kernel import Options, StochasticGradientKernel
-from pyro_bdl.sgmcmc.log_joint import LogJointGradient
-from pyro_bdl.sgmcmc.records import Record
+from pyro_bdl.errors import InputError
+from pyro_bdl.sgmcmc.arguments import Options
+from pyro_bdl.sgmcmc.kernel import StochasticGradientKernel
 from pyro_bdl.sgmcmc.schedules import Constant
 from pyro_bdl.sgmcmc.updates import (
     hamiltonian,
     langevin,
-    log_acceptance,
     nose_hoover,
     preconditioned_langevin,
-    probability,
     rms_preconditioner,
 )
 
@@ -241,85 +236,3 @@ def _share(name: str, value: float) -> float:
     if not 0 < value <= 1:
         raise InputError(name, expected="a number in (0, 1]", got=str(value))
     return float(value)
-
-
-@final
-class Langevin(StochasticGradientKernel):
-    """Langevin dynamics on all data, with a Metropolis-Hastings test of each step (MALA) or without one (ULA).
-
-    theta' = theta + e/2 grad log p(theta, data) + N(0, e T), taken with probability min(1, ratio), `log_acceptance`;
-    else theta stays (Roberts & Tweedie 1996). With the test the draws' law is the posterior (to the power 1/T) for any
-    step size; without it this is `SGLD` with all data in each batch, and its law is off by order e.
-
-    Args:
-        model: as for all kernels; a plate in it must not subsample.
-        metropolis: test each step. Default: yes. An acceptance of 0.57 is best for many parameters (Roberts &
-            Rosenthal 1998).
-        options: see `StochasticGradientKernel`; all data are one batch.
-
-    Raises:
-        InputError: a batch size, a gradient estimator or a schedule that explores, or T = 0 with the test; at `setup`,
-            data in several batches.
-        UnsupportedModelError: at `setup`, a plate that subsamples.
-
-    With the test, `acceptance` in `sample_stats` is the probability with which the draw's last step was taken, and
-    there is no `kinetic_temperature` and no `noise_ratio`.
-
-    >>> import pyro, pyro.distributions as dist
-    >>> kernel = Langevin(lambda: pyro.sample("w", dist.Normal(0.0, 1.0)), step_size=0.5)
-    >>> kernel.setup(0)
-    >>> kernel.sample(kernel.initial_params)["w"].shape
-    torch.Size([])
-    """
-
-    def __init__(self, model: Callable[..., Any], *, metropolis: bool = True, **options: Unpack[Options]) -> None:
-        super().__init__(model, **options)
-        if options.get("batch_size") is not None or not isinstance(self._estimator, Minibatch):
-            raise InputError("Langevin", expected="all data in one batch", got="a batch size or a gradient estimator")
-        if hasattr(self.schedule, "explores"):
-            raise InputError("step_size", expected="a schedule without exploration", got=repr(self.schedule))
-        if metropolis and not self.temperature:
-            raise InputError("temperature", expected="positive, with the Metropolis test", got="0")
-        self.metropolis = metropolis
-        self._here: tuple[float, Tensor] = (math.nan, torch.empty(0))
-
-    def _begin(self, position: Tensor, gradient: Tensor) -> dict[str, Tensor]:
-        if self.batches is not None and self.batches.batches_per_epoch != 1:
-            raise InputError("data", expected="all of them in one batch", got=f"{self.batches.batches_per_epoch}")
-        if self._subsampled:
-            raise UnsupportedModelError(
-                "the model", expected="all data in each run", got=f"the plate {self._subsampled[0]!r}, which subsamples"
-            )
-        self._here = self._log_joint, gradient.clone()
-        return {}
-
-    def _next(
-        self, position: Tensor, gradient: Tensor, noise: Tensor, *, step_size: float, temperature: float
-    ) -> Tensor:
-        return langevin(position, gradient, noise, step_size=step_size, temperature=temperature, out=noise)
-
-    def _update(self, target: LogJointGradient, *, record: bool = False) -> None:
-        if not self.metropolis:
-            super()._update(target, record=record)
-            return
-        assert self._noise is not None
-        step_size, batch = self._step_size_of(self._step), self._next_batch()
-        log_joint, gradient = self._here
-        noise, temperature = self._noise.draw(), self.temperature
-        proposed = self._next(self._position, gradient, noise, step_size=step_size, temperature=temperature)
-        try:
-            there, gradient_there = self._estimate(proposed, batch)
-            log_ratio = log_acceptance(
-                self._position, gradient, proposed, gradient_there,
-                gain=there - log_joint, step_size=step_size, temperature=temperature,
-            )  # fmt: skip
-            acceptance = probability(log_ratio)
-        except NumericalError:  # out where the density is no number: a step that is never taken
-            acceptance = 0.0
-        if float(torch.rand((), dtype=torch.float64)) < acceptance:
-            self._move(target, proposed)
-            self._here = there, gradient_there.clone()
-        self._step_size, self._log_joint, self._step = step_size, self._here[0], self._step + 1
-        self._probed = acceptance, math.nan
-        if record:
-            self._records.append(Record(step_size, self._log_joint, -self._log_joint, math.nan, *self._probed))

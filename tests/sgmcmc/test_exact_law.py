@@ -21,7 +21,18 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from pyro_bdl.errors import NumericalError
-from pyro_bdl.sgmcmc import SGHMC, SGLD, SGNHT, Langevin, PreconditionedSGLD, flat, kernels, log_joint, updates
+from pyro_bdl.sgmcmc import (
+    SGHMC,
+    SGLD,
+    SGNHT,
+    Langevin,
+    PreconditionedSGLD,
+    flat,
+    kernels,
+    langevin,
+    log_joint,
+    updates,
+)
 from pyro_bdl.sgmcmc.noise import Noise
 from tests import statistics
 from tests.statistics import Mismatch
@@ -47,6 +58,7 @@ class Case:
     make: Callable[..., Any]
     law: Callable[[np.ndarray, float, float], Law]
     update: str
+    place: Any = kernels  # the module of that function
     whole: bool = False  # all data in each batch
 
 
@@ -105,7 +117,7 @@ KERNELS = {
     "PreconditionedSGLD": Case(frozen, preconditioned_law, "preconditioned_langevin"),
     "SGHMC": Case(partial(SGHMC, friction=0.3), hamiltonian_law, "hamiltonian"),
     "SGNHT": Case(partial(SGNHT, friction=0.3, coupling=0.05), thermostat_law, "nose_hoover"),
-    "Langevin": Case(partial(Langevin, metropolis=False), langevin_law, "langevin", whole=True),
+    "Langevin": Case(partial(Langevin, metropolis=False), langevin_law, "langevin", place=langevin, whole=True),
 }
 
 
@@ -203,16 +215,16 @@ def prior_twice(monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
 
 def step_twice(monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
     """A step size that is another one than the documented."""
-    update = getattr(kernels, case.update)
+    update = getattr(case.place, case.update)
     monkeypatch.setattr(
-        kernels, case.update, lambda *args, step_size, **rest: update(*args, step_size=2 * step_size, **rest)
+        case.place, case.update, lambda *args, step_size, **rest: update(*args, step_size=2 * step_size, **rest)
     )
 
 
 def temperature_squared(monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
-    update = getattr(kernels, case.update)
+    update = getattr(case.place, case.update)
     monkeypatch.setattr(
-        kernels, case.update, lambda *args, temperature, **rest: update(*args, temperature=temperature**2, **rest)
+        case.place, case.update, lambda *args, temperature, **rest: update(*args, temperature=temperature**2, **rest)
     )
 
 

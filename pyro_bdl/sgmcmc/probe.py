@@ -1,0 +1,92 @@
+"""A look at an update now and then: would it be accepted, and how much of it is the noise of gradients?"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_bdl.errors import BDLError
+from pyro_bdl.minibatches import Batch
+from pyro_bdl.sgmcmc.updates import log_acceptance, probability
+
+EVERY = 50  # updates from one look to the next, which takes two more gradients
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """One update: from where to where, by which batch, and how.
+
+    Attributes:
+        before, after: the flat parameters.
+        log_joint, gradient: at `before`, by the batch.
+        batch: `None`: the program's own.
+        chance: the state of torch's generator from which a program drew its own batch.
+        step_size, temperature: e and T.
+        metric: the preconditioner; `None`: ones.
+    """
+
+    before: Tensor
+    after: Tensor
+    log_joint: float
+    gradient: Tensor
+    batch: Batch | None
+    chance: Tensor
+    step_size: float
+    temperature: float
+    metric: Tensor | None
+
+
+class Probe:
+    """What was seen last.
+
+    Attributes:
+        acceptance: the probability with which a Metropolis-Hastings test would have taken the update, were its batch
+            all data; NaN where it could not be seen.
+        noise_ratio: e V / (4 T), V the variance of a parameter's gradient from batch to batch.
+    """
+
+    def __init__(self) -> None:
+        self.acceptance = self.noise_ratio = math.nan
+        self._next = 0
+
+    def is_due(self, t: int) -> bool:
+        """Whether it is time to look at update t."""
+        return t >= self._next
+
+    def look(
+        self,
+        t: int,
+        update: Update,
+        other: Batch | None,
+        estimate: Callable[[Tensor, Batch | None], tuple[float, Tensor]],
+    ) -> None:
+        """Look at update t; torch's generator is as it was afterwards.
+
+        Args:
+            t: its number.
+            update: what it was.
+            other: another batch.
+            estimate: the log joint density and its gradient at a position, by a batch.
+        """
+        self._next = t + EVERY
+        root = torch.ones(()) if update.metric is None else update.metric.sqrt()
+        now = torch.random.get_rng_state()
+        try:
+            _, gradient = estimate(update.before, other)
+            variance = 0.5 * float((gradient - update.gradient).mul_(root).square_().mean())
+            if update.batch is None:
+                torch.random.set_rng_state(update.chance)  # the program's own batch once more
+            there, gradient = estimate(update.after, update.batch)
+        except (BDLError, RuntimeError, IndexError, ValueError):  # the next update will tell, if it meets it
+            self.acceptance = self.noise_ratio = math.nan
+            return
+        finally:
+            torch.random.set_rng_state(now)
+        log_ratio = log_acceptance(
+            update.before / root, update.gradient * root, update.after / root, gradient * root,
+            gain=there - update.log_joint, step_size=update.step_size, temperature=update.temperature,
+        )  # fmt: skip
+        self.acceptance = probability(log_ratio)
+        self.noise_ratio = update.step_size * variance / (4 * update.temperature)

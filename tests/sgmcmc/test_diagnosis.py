@@ -1,0 +1,222 @@
+"""What a chain's records say of its steps, against what theory says; and schedules that explore."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_bdl.errors import InputError
+from pyro_bdl.sgmcmc import SGHMC, SGLD, SGNHT, Cyclical, PreconditionedSGLD
+from tests.targets import ConjugateRegression
+
+MANY = 20_000
+
+
+@pytest.fixture(autouse=True)
+def _randomness() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.seed()
+        yield
+
+
+def normal() -> None:
+    pyro.sample("theta", dist.Normal(torch.zeros(MANY, dtype=torch.float64), 1.0).to_event(1))
+
+
+KERNELS: dict[str, Any] = {
+    "SGLD": SGLD,
+    "PreconditionedSGLD": partial(PreconditionedSGLD, adapt=0, offset=1.0),
+    "SGHMC": SGHMC,
+    "SGNHT": SGNHT,
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("step_size", [0.1, 0.8])
+def test_the_kinetic_temperature_is_that_of_the_draws(name: str, step_size: float) -> None:
+    """With 20,000 copies of a mode its error is 0.01, and its value far from 1 for the larger step."""
+    kernel = KERNELS[name](normal, step_size=step_size, thinning=200)
+    kernel.setup(1)
+    kernel.sample(kernel.initial_params)
+    draws = kernel.sample(kernel.initial_params)["theta"]
+    found, variance = float(kernel.sample_stats()["kinetic_temperature"]), float(draws.square().mean())
+    assert found == pytest.approx(variance, abs=0.06)
+    if name in ("SGLD", "SGHMC"):
+        assert found == pytest.approx(1 / (1 - step_size / 4), abs=0.06)
+
+
+@pytest.mark.parametrize("name", ["SGLD", "SGHMC", "SGNHT"])
+def test_the_would_be_acceptance_falls_with_the_step(name: str) -> None:
+    """Of nine standard normal variables a step of e = 0.01 is as good as always accepted, one of 2.5 is not."""
+    found = []
+    for step_size in (0.01, 2.5):
+        kernel = KERNELS[name](
+            lambda: pyro.sample("theta", dist.Normal(torch.zeros(9, dtype=torch.float64), 1.0).to_event(1)),
+            step_size=step_size, thinning=51,
+        )  # fmt: skip
+        kernel.setup(0)
+        for _ in range(40):
+            kernel.sample(kernel.initial_params)
+        acceptance = kernel.sample_stats()["acceptance"]
+        assert ((acceptance >= 0) & (acceptance <= 1)).all()
+        found.append(float(acceptance.mean()))
+    assert found[0] > 0.98
+    assert found[1] < 0.9
+
+
+def test_the_would_be_acceptance_is_that_of_the_updates_own_batch() -> None:
+    """With the model's own subsample, too: a chain with tiny steps would be accepted always, whatever the noise."""
+    target = ConjugateRegression.example()
+    for kernel in (
+        SGLD(target.subsampled_model(3), step_size=1e-7, thinning=50),
+        SGLD(target.model, data=(target.x, target.y), batch_size=3, step_size=1e-7, thinning=50),
+    ):
+        kernel.setup(0)
+        for _ in range(20):
+            kernel.sample(kernel.initial_params)
+        assert float(kernel.sample_stats()["acceptance"].min()) > 0.99
+
+
+def test_the_noise_ratio_is_that_of_the_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the mode of a line whose points have a gradient of 1 or -1 apart from the prior's, in batches of one."""
+    monkeypatch.setattr("pyro_bdl.sgmcmc.probe.EVERY", 1)
+    x = torch.ones(8, 1, dtype=torch.float64)
+    y = torch.tensor([1.0, -1.0] * 4, dtype=torch.float64)
+
+    def model(x: Tensor, y: Tensor) -> None:
+        theta = pyro.sample("theta", dist.Normal(torch.zeros(1, dtype=torch.float64), 1.0).to_event(1))
+        with pyro.plate("data", size=8, subsample_size=len(x)):
+            pyro.sample("y", dist.Normal(x @ theta, 1.0), obs=y)
+
+    kernel = SGLD(model, data=(x, y), batch_size=1, step_size=1e-6, temperature=0.5,
+                  init={"theta": torch.zeros(1, dtype=torch.float64)})  # fmt: skip
+    kernel.setup(0)
+    for _ in range(600):
+        kernel.sample(kernel.initial_params)
+    ratios = kernel.sample_stats()["noise_ratio"]
+    # The two batches are of one epoch or neighbours: without replacement they differ with probability 4/7 or 1/2.
+    assert 0.3 < float(ratios.mean()) / (1e-6 * 64 / (4 * 0.5)) < 1.7
+    whole = SGLD(model, data=(x, y), step_size=1e-6)
+    whole.setup(0)
+    whole.sample(whole.initial_params)
+    assert float(whole.sample_stats()["noise_ratio"]) < 1e-20
+
+
+def test_looking_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = ConjugateRegression.example()
+
+    def chain() -> Tensor:
+        torch.manual_seed(4)
+        kernel = SGHMC(target.subsampled_model(5), step_size=1e-3)
+        kernel.setup(0)
+        return torch.stack([kernel.sample(kernel.initial_params)["theta"] for _ in range(120)])
+
+    often = chain()
+    monkeypatch.setattr("pyro_bdl.sgmcmc.probe.EVERY", 10**9)
+    assert often.equal(chain())
+
+
+def test_a_thermostat_takes_out_the_noise_of_gradients() -> None:
+    """Batches of one point, whose noise doubles SGHMC's variance: SGNHT's is right, to a few errors of the estimate."""
+    x, y = torch.ones(8, 1, dtype=torch.float64), torch.tensor([1.0, -1.0] * 4, dtype=torch.float64)
+
+    def model(x: Tensor, y: Tensor) -> None:
+        theta = pyro.sample("theta", dist.Normal(torch.zeros(500, 1, dtype=torch.float64), 1.0).to_event(2))
+        signs = 1 - 2 * torch.randint(2, (500, 1), dtype=torch.float64)  # independent noise for each of 500 copies
+        with pyro.plate("data", size=8, subsample_size=len(x)):
+            pyro.sample("y", dist.Normal(theta @ x.T, 1.0), obs=signs * y)
+
+    variances = {}
+    for name in ("SGHMC", "SGNHT"):
+        kernel = KERNELS[name](model, data=(x, y), batch_size=1, step_size=0.02, friction=0.1, thinning=10)
+        kernel.setup(100)
+        draws = [kernel.sample(kernel.initial_params)["theta"] for _ in range(150)][50:]
+        variances[name] = float(torch.stack(draws).square().mean()) * 9
+    assert variances["SGHMC"] > 1.8
+    assert variances["SGNHT"] == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_cycle_explores_without_noise_and_draws_while_it_samples() -> None:
+    schedule = Cyclical(0.2, cycle=20, exploration=0.75)
+    target = ConjugateRegression.example()
+    kernel = SGLD(target.model, step_size=lambda t: 1e-2 * schedule(t))
+    assert not kernel.sample_stats()["step_size"].numel()
+    small = Cyclical(2e-3, cycle=20, exploration=0.75)
+    kernel = SGLD(target.model, step_size=small)
+    kernel.setup(0, target.x, target.y)
+    theta = kernel.initial_params["theta"].clone()
+    kernel.sample(kernel.initial_params)
+    for _ in range(9):
+        kernel.sample(kernel.initial_params)
+    assert kernel._step == 40
+    assert kernel.sample_stats()["step_size"].tolist() == [small(t) for t in (15, 16, 17, 18, 19, 35, 36, 37, 38, 39)]
+    again = SGLD(target.model, step_size=small, init={"theta": theta})
+    again.setup(0, target.x, target.y)
+    for _ in range(15):
+        again._update(again._target)  # type: ignore[arg-type]
+        theta = theta + 0.5 * small(again._step - 1) * target.gradient(theta)
+    torch.testing.assert_close(again.state["theta"], theta)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"step_size": 0.0}, {"cycle": 1}, {"cycle": 2.5}, {"exploration": 1.0}, {"exploration": -0.1},
+            {"cycle": 4, "exploration": 0.9}],
+)  # fmt: skip
+def test_a_cycle_that_cannot_be(bad: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        Cyclical(**({"step_size": 0.1, "cycle": 10} | bad))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "bad"),
+    [(SGHMC, {"friction": 0.0}), (SGHMC, {"friction": 1.1}), (SGNHT, {"friction": -1.0}), (SGNHT, {"coupling": 0.0}),
+     (SGNHT, {"coupling": 0.2}), (PreconditionedSGLD, {"decay": 1.0}), (PreconditionedSGLD, {"offset": 0.0}),
+     (PreconditionedSGLD, {"adapt": -1}), (SGHMC, {"temperature": -1.0}), (SGNHT, {"thinning": 0})],
+)  # fmt: skip
+def test_arguments_out_of_range(kernel: Any, bad: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(bad))):
+        kernel(normal, **bad)
+
+
+def test_a_preconditioner_needs_updates_to_adapt_in() -> None:
+    with pytest.raises(InputError, match="warm-up"):
+        PreconditionedSGLD(normal).setup(0)
+    kernel = PreconditionedSGLD(normal, step_size=1e-3)
+    kernel.setup(3)
+    metrics = []
+    for _ in range(6):
+        kernel.sample(kernel.initial_params)
+        metrics.append(kernel._carried["metric"])
+    assert [not a.equal(b) for a, b in itertools.pairwise(metrics)] == [True, True, False, False, False]
+
+
+def test_the_preconditioner_is_the_inverse_size_of_the_gradients() -> None:
+    """Two scales a hundred apart: the gradients' mean square is about 1 / scale^2 each."""
+    scales = torch.tensor([1.0, 0.01], dtype=torch.float64).repeat(2000)
+    kernel = PreconditionedSGLD(
+        lambda: pyro.sample("x", dist.Normal(torch.zeros(4000, dtype=torch.float64), scales).to_event(1)),
+        step_size=1e-3, thinning=100, offset=0.1, init={"x": scales * torch.randn(4000, dtype=torch.float64)},
+    )  # fmt: skip
+    kernel.setup(4)
+    for _ in range(5):
+        draw = kernel.sample(kernel.initial_params)["x"]
+    sizes = (1 / kernel._carried["metric"] - 0.1) * scales
+    # While G follows the gradients the law is not the posterior, so that their mean squares are but nearly right.
+    assert sizes.square().reshape(-1, 2).mean(0).tolist() == pytest.approx([1.0, 1.0], abs=0.3)
+    assert float((draw / scales).square().mean()) == pytest.approx(1.0, abs=0.3)
+
+
+def test_the_default_step_of_a_preconditioned_chain_is_that_of_sgld_at_the_median() -> None:
+    kernel = PreconditionedSGLD(normal)
+    kernel.setup(5)
+    metric = kernel._carried["metric"]
+    assert kernel.schedule is not None
+    assert kernel.schedule(0) * float(metric.median()) == pytest.approx(0.05)
+    assert math.isfinite(float(kernel.sample(kernel.initial_params)["theta"].sum()))
