@@ -40,6 +40,17 @@ def test_a_draw(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert set(row["test error %"]) == {"pruned", "fast", "fast in floats", "fast by unit", "coded"}
 
 
+@pytest.mark.filterwarnings("ignore:No choice tried keeps the tolerance")
+def test_retrained_integers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    few = replace(recipes.SMALL, epochs=4, kl_warmup=1)
+    monkeypatch.setitem(recipes.SETTINGS, ("digits", "log-uniform"), few)
+    options = Options(prior="log-uniform", out=tmp_path / "a", progress=False)
+    plain = command.main(options)
+    posterior = tmp_path / "a" / "posterior.safetensors"
+    short = command.main(replace(options, out=tmp_path / "b", posterior=posterior, retraining=10))
+    assert short["file_bytes"] == (tmp_path / "b" / "net.bdl").stat().st_size < plain["file_bytes"]
+
+
 @pytest.mark.parametrize("option", [{"guide": "point"}, {"codebook": "mixture"}])
 def test_what_only_soft_weight_sharing_has(option: dict[str, str]) -> None:
     with pytest.raises(InputError, match="soft weight sharing"):
