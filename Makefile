@@ -32,8 +32,8 @@ slow: $(READY)   ## the long tests
 bench: $(READY)  ## what a step costs, against the same by hand
 	$(BIN)/python -m tests.benchmarks.bench_svi --threads 2
 	$(BIN)/python -m tests.benchmarks.bench_svi --threads 1
-	$(BIN)/python -m tests.benchmarks.bench_sgld --threads 2
-	$(BIN)/python -m tests.benchmarks.bench_sgld --threads 1
+	$(BIN)/python -m tests.benchmarks.bench_sgmcmc --threads 2
+	$(BIN)/python -m tests.benchmarks.bench_sgmcmc --threads 1
 	$(BIN)/python -m tests.benchmarks.bench_convolution_bias
 	$(BIN)/python -m tests.benchmarks.bench_shrink
 	$(BIN)/python -m tests.benchmarks.bench_coding

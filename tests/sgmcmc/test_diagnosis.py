@@ -165,6 +165,30 @@ def test_a_cycle_explores_without_noise_and_draws_while_it_samples() -> None:
     torch.testing.assert_close(again.state["theta"], theta)
 
 
+def visits(schedule: Any, updates: int, copies: int = 400) -> float:
+    """The share of copies of a chain that have been in both modes, 8 deviations apart, after so many updates."""
+    law = dist.MixtureSameFamily(
+        dist.Categorical(torch.ones(2, dtype=torch.float64)),
+        dist.Normal(torch.tensor([-4.0, 4.0], dtype=torch.float64), 1.0),
+    )
+    kernel = SGLD(
+        lambda: pyro.sample("theta", law.expand([copies]).to_event(1)), step_size=schedule,
+        init={"theta": torch.full((copies,), -4.0, dtype=torch.float64)},
+    )  # fmt: skip
+    kernel.setup(10**9)
+    seen = torch.zeros(copies, dtype=torch.bool)
+    while kernel._step < updates:
+        seen |= kernel.sample(kernel.initial_params)["theta"] > 2
+    return float(seen.double().mean())
+
+
+def test_a_cyclical_chain_gets_to_the_other_mode_more_often_at_the_same_cost() -> None:
+    """Its steps are as large at first as they may be, and half of each cycle as small as those of the plain chain."""
+    cyclical, plain = visits(Cyclical(3.5, cycle=50, exploration=0.0), 1000), visits(0.1, 1000)
+    assert cyclical > 2 * plain
+    assert cyclical > 0.5
+
+
 @pytest.mark.parametrize(
     "bad", [{"step_size": 0.0}, {"cycle": 1}, {"cycle": 2.5}, {"exploration": 1.0}, {"exploration": -0.1},
             {"cycle": 4, "exploration": 0.9}],

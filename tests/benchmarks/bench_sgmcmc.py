@@ -1,9 +1,9 @@
-"""What one SGLD update costs: `python -m tests.benchmarks.bench_sgld [--threads 1]`.
+"""What one update of each kernel costs: `python -m tests.benchmarks.bench_sgmcmc [--threads 1]`.
 
 LeNet-300-100 (266,610 weights), batch 128 of N = 60,000, N(0, 1) prior on each weight. All contestants run interleaved
 in one process; a figure is the median over rounds of the ratio of medians within a round. The references are the same
-mathematics by hand, without Pyro: `foreach` (autograd, one multi-tensor call for each operation) and `flat` (its own
-backward pass, all weights in one tensor).
+mathematics by hand, without Pyro: `foreach` (autograd, one multi-tensor call for each operation), one for each kernel,
+and `flat` for SGLD (its own backward pass, all weights in one tensor).
 """
 
 import argparse
@@ -12,6 +12,8 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -22,7 +24,7 @@ from torch.nn import functional as F
 from pyro_bdl.bayesian_module import BayesianModule
 from pyro_bdl.minibatches import Minibatches
 from pyro_bdl.priors import Gaussian
-from pyro_bdl.sgmcmc import SGLD
+from pyro_bdl.sgmcmc import SGHMC, SGLD, SGNHT, PreconditionedSGLD
 
 N, BATCH, SIZES = 60_000, 128, (784, 300, 100, 10)
 STEP_SIZE = 2e-7  # Welling & Teh's e: drift e/2, noise variance e
@@ -40,20 +42,81 @@ def batches() -> list[tuple[Tensor, Tensor]]:
     return [(torch.rand(BATCH, SIZES[0]), torch.randint(SIZES[-1], (BATCH,))) for _ in range(8)]
 
 
-def by_hand_foreach(data: list[tuple[Tensor, Tensor]]) -> Step:
+Tensors = list[Tensor]
+Update = Callable[[Tensors, Tensors], None]  # weights and the gradients of the log joint density
+ROOT, FRICTION, DECAY, OFFSET, COUPLING = math.sqrt(STEP_SIZE), 0.1, 0.99, 1e-5, 0.01
+
+
+def noise_like(tensors: Tensors) -> Tensors:
+    return [torch.randn_like(t) for t in tensors]
+
+
+def sgld_by_hand(weights: Tensors) -> Update:
+    def update(weights: Tensors, gradients: Tensors) -> None:
+        torch._foreach_add_(weights, gradients, alpha=STEP_SIZE / 2)
+        torch._foreach_add_(weights, noise_like(weights), alpha=ROOT)
+
+    return update
+
+
+def preconditioned_by_hand(weights: Tensors) -> Update:
+    moments = [torch.zeros_like(w) for w in weights]
+
+    def update(weights: Tensors, gradients: Tensors) -> None:
+        torch._foreach_mul_(moments, DECAY)
+        torch._foreach_addcmul_(moments, gradients, gradients, value=(1 - DECAY) / N**2)
+        metric = torch._foreach_sqrt(moments)
+        torch._foreach_add_(metric, OFFSET)
+        torch._foreach_reciprocal_(metric)
+        torch._foreach_addcmul_(weights, metric, gradients, value=STEP_SIZE / 2)
+        torch._foreach_sqrt_(metric)
+        torch._foreach_addcmul_(weights, metric, noise_like(weights), value=ROOT)
+
+    return update
+
+
+def sghmc_by_hand(weights: Tensors) -> Update:
+    momentum = noise_like(weights)
+
+    def update(weights: Tensors, gradients: Tensors) -> None:
+        torch._foreach_mul_(momentum, 1 - FRICTION)
+        torch._foreach_add_(momentum, gradients, alpha=(1 - FRICTION / 2) * ROOT)
+        torch._foreach_add_(momentum, noise_like(weights), alpha=math.sqrt(FRICTION * (2 - FRICTION)))
+        torch._foreach_add_(weights, momentum, alpha=ROOT)
+
+    return update
+
+
+def sgnht_by_hand(weights: Tensors) -> Update:
+    momentum, friction = noise_like(weights), FRICTION
+    size = sum(w.numel() for w in weights)
+
+    def update(weights: Tensors, gradients: Tensors) -> None:
+        nonlocal friction
+        torch._foreach_mul_(momentum, 1 - friction)
+        torch._foreach_add_(momentum, gradients, alpha=(1 - friction / 2) * ROOT)
+        torch._foreach_add_(momentum, noise_like(weights), alpha=math.sqrt(FRICTION * (2 - FRICTION)))
+        torch._foreach_add_(weights, momentum, alpha=ROOT)
+        heat = torch.stack(torch._foreach_norm(momentum)).square().sum() / size
+        friction += COUPLING * (float(heat) - 1)
+
+    return update
+
+
+def by_hand_foreach(data: list[tuple[Tensor, Tensor]], make: Callable[[Tensors], Update]) -> Step:
     net = network()
     weights = list(net.parameters())
+    update = make(weights)
     count = iter(range(10**9))
 
     def step() -> Tensor:
         x, y = data[next(count) % len(data)]
-        nll = F.cross_entropy(net(x), y, reduction="sum") * (N / len(x))
-        gradients = torch.autograd.grad(nll, weights)
+        log_likelihood = F.cross_entropy(net(x), y, reduction="sum") * (-N / len(x))
+        gradients = list(torch.autograd.grad(log_likelihood, weights))
         with torch.no_grad():
-            torch._foreach_mul_(weights, 1 - STEP_SIZE / 2)
-            torch._foreach_add_(weights, gradients, alpha=-STEP_SIZE / 2)
-            torch._foreach_add_(weights, [torch.randn_like(w) for w in weights], alpha=math.sqrt(STEP_SIZE))
-        return nll.detach()
+            torch._foreach_sub_(gradients, weights)
+            update(weights, gradients)
+        return log_likelihood.detach()
 
     return step
 
@@ -99,7 +162,7 @@ def by_hand_flat(data: list[tuple[Tensor, Tensor]]) -> Step:
     return step
 
 
-def kernel(data: object, *, batch_size: int | None = None) -> Step:
+def kernel(data: object, make: Callable[..., Any] = SGLD, *, batch_size: int | None = None) -> Step:
     net = network()
     bnn = BayesianModule(net, Gaussian())
 
@@ -110,13 +173,13 @@ def kernel(data: object, *, batch_size: int | None = None) -> Step:
 
     init = {name: p.detach() for name, p in net.named_parameters()}
     source = Minibatches(data, batch_size=batch_size, size=N)
-    sgld = SGLD(model, step_size=STEP_SIZE, data=source, init=init)
-    sgld.setup(0)
-    params = sgld.initial_params
+    sampler = make(model, step_size=STEP_SIZE, data=source, init=init)
+    sampler.setup(0)
+    params = sampler.initial_params
 
     def step() -> None:
         nonlocal params
-        params = sgld.sample(params)
+        params = sampler.sample(params)
 
     return step
 
@@ -140,21 +203,28 @@ def main() -> None:
     data = batches()
     x, y = torch.rand(N, SIZES[0]), torch.randint(SIZES[-1], (N,))
     contestants = {
-        "by hand, foreach": by_hand_foreach(data),
-        "by hand, flat": by_hand_flat(data),
-        "SGLD, given batches": kernel(data),
-        "SGLD, from tensors": kernel((x, y), batch_size=BATCH),
+        "SGLD by hand": by_hand_foreach(data, sgld_by_hand),
+        "SGLD by hand, flat": by_hand_flat(data),
+        "SGLD": kernel(data),
+        "SGLD from tensors": kernel((x, y), batch_size=BATCH),
+        "PreconditionedSGLD by hand": by_hand_foreach(data, preconditioned_by_hand),
+        "PreconditionedSGLD": kernel(data, partial(PreconditionedSGLD, adapt=10**9)),
+        "SGHMC by hand": by_hand_foreach(data, sghmc_by_hand),
+        "SGHMC": kernel(data, SGHMC),
+        "SGNHT by hand": by_hand_foreach(data, sgnht_by_hand),
+        "SGNHT": kernel(data, SGNHT),
     }
     for step in contestants.values():
-        milliseconds(step, 600 if step is contestants["SGLD, from tensors"] else 30)
+        milliseconds(step, 600 if step is contestants["SGLD from tensors"] else 30)
     rounds = [
         {name: milliseconds(step, options.steps) for name, step in contestants.items()} for _ in range(options.rounds)
     ]
     print(f"{options.threads} thread(s), torch {torch.__version__}")
     for name in contestants:
+        reference = f"{name.split()[0]} by hand"
         ms = statistics.median(r[name] for r in rounds)
-        ratio = statistics.median(r[name] / r["by hand, foreach"] for r in rounds)
-        print(f"{name:24s} {ms:8.3f} ms {ratio:8.2f} x foreach")
+        ratio = statistics.median(r[name] / r[reference] for r in rounds)
+        print(f"{name:28s} {ms:8.3f} ms {ratio:8.2f} x {reference}")
 
 
 if __name__ == "__main__":
