@@ -92,7 +92,7 @@ def compress(
 
     Warns:
         UserWarning: layers that cannot be pruned, by name; thresholds that would cut a layer to nothing, which is left
-            one unit; a tolerance that no choice tried can keep.
+            one unit; a tolerance that no choice tried, or not what was retrained, can keep.
 
     >>> import torch, pyro_bdl as bdl
     >>> torch.manual_seed(0)                                                               # doctest: +ELLIPSIS
@@ -154,8 +154,9 @@ def compress(
         errors = {"posterior mean": unpruned, "pruned": error}
         errors |= {name: evaluate(variants[name]) for name in (*fast, "coded")}
         if errors["coded"] > task.limit:
+            who = "No choice tried keeps" if retraining is None else "What was retrained does not keep"
             warnings.warn(
-                f"No choice tried keeps the tolerance: validation error {errors['coded']:.4g}, limit {task.limit:.4g}",
+                f"{who} the tolerance: validation error {errors['coded']:.4g}, limit {task.limit:.4g}",
                 UserWarning,
                 stacklevel=2,
             )
