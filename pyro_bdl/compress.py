@@ -42,8 +42,8 @@ def compress(
 ) -> CompressedNetwork:
     r"""Prune, quantise and shrink a network by the posterior of its weights.
 
-    1. Units whose log alpha (`unit_log_alpha`; Louizos, Ullrich & Welling 2017, section 4.1) is above a threshold are
-       cut out.
+    1. Units are cut out: those whose log alpha (`unit_log_alpha`; Louizos, Ullrich & Welling 2017, section 4.1) is
+       above a threshold, or, with validation data, those of the least information (`unit_information`).
     2. The other weights become integers: those that minimise posterior deviation plus code length (`quantise`), on
        grids whose step the posterior's spread tells (`fixed_point`). What is noise becomes 0. With a `codebook` they
        become places in a list of shared values instead, which the file holds (`pyro_bdl.compression.sharing`).
@@ -63,7 +63,8 @@ def compress(
         validation: inputs (a tuple for several) and labels held out of the training data, or a function from a network
             to its error, a fraction in [0, 1]. Not the test set: choices are made by it.
         tolerance: how much more validation error is allowed. Default: one standard error of it (a function has none).
-        unit_thresholds: on log alpha, one for all groups or by name. Default: chosen; 3 without validation data.
+        unit_thresholds: on log alpha, one for all groups or by name. Default: the information is what units are chosen
+            by; without validation data 3.
         spread: rounding noise in posterior deviations, see `fixed_point`. Default: chosen; without, 1 (0.5 for widths).
         trade: lambda of `quantise`. Default: chosen; 0.2 without (1 is often too much, see `choose_integers`; but for a
             mixture's components, where 1 stands for the most probable).

@@ -40,7 +40,7 @@ def test_a_draw(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert set(row["test error %"]) == {"pruned", "fast", "fast in floats", "fast by unit", "coded"}
 
 
-@pytest.mark.filterwarnings("ignore:No choice tried keeps the tolerance")
+@pytest.mark.filterwarnings("ignore:(No choice tried keeps|What was retrained does not keep) the tolerance")
 def test_retrained_integers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     few = replace(recipes.SMALL, epochs=4, kl_warmup=1)
     monkeypatch.setitem(recipes.SETTINGS, ("digits", "log-uniform"), few)

@@ -1,9 +1,10 @@
 """Signal to noise of weights and units under a posterior, and what thresholds on it keep."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pyro_bdl.compression.posterior import WeightPosterior
@@ -57,7 +58,23 @@ def unit_log_alpha(posterior: WeightPosterior, units: Units) -> dict[str, Tensor
     Raises:
         InputError: a posterior whose shapes are those of another network.
     """
-    return {name: _of_group(posterior, group) for name, group in units.groups.items()}
+    return {name: _of_group(posterior, group, _log_alpha) for name, group in units.groups.items()}
+
+
+def unit_information(posterior: WeightPosterior, units: Units) -> dict[str, Tensor]:
+    r"""What the posterior knows of each unit's weights, in nats.
+
+    .. math:: I_u = \min\Bigl(\max_{t\ \mathrm{makes}\ u} \sum_{w \in W_{tu}} \tfrac12 \log(1 + \mu_w^2 / \sigma_w^2),\
+              \max_{t\ \mathrm{reads}\ u} \dots\Bigr)
+
+    which is what a Gaussian channel carries at the weights' ratios of signal to noise (Shannon 1948, section 25). It
+    ranks units where `unit_log_alpha` tells those that are noise: one ratio for all of a unit's weights is drowned by
+    a few that are very noisy and do no harm, as under a horseshoe those of pixels that are always black, and says
+    nothing of how many weights a unit has.
+
+    Args and errors: as for `unit_log_alpha`; what is never pruned has infinite information.
+    """
+    return {name: -_of_group(posterior, group, _minus_information) for name, group in units.groups.items()}
 
 
 def keep_below(
@@ -128,20 +145,24 @@ def _one_of(scores: Tensor, possible: Tensor) -> Tensor:
     return mask.reshape(scores.shape)
 
 
-def _of_group(posterior: WeightPosterior, group: UnitGroup) -> Tensor:
-    made = _noise_of_all(posterior, group.of("producer"), group.size)
-    read = _noise_of_all(posterior, group.of("consumer"), group.size)
+Score = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+"""Of each unit, the higher the less it is needed, by the logs of mean^2 and variance in rows, and each row's unit."""
+
+
+def _of_group(posterior: WeightPosterior, group: UnitGroup, score: Score) -> Tensor:
+    made = _of_all(posterior, group.of("producer"), group.size, score)
+    read = _of_all(posterior, group.of("consumer"), group.size, score)
     return torch.maximum(made, read)
 
 
-def _noise_of_all(posterior: WeightPosterior, members: list[Member], size: int) -> Tensor:
-    """The least noise-to-signal ratio that a unit has among these tensors; minus infinite where one is not known."""
+def _of_all(posterior: WeightPosterior, members: list[Member], size: int, score: Score) -> Tensor:
+    """The lowest score that a unit has among these tensors; minus infinite where one is not known."""
     if not members or any(member.name not in posterior.mean for member in members):
         return torch.full((size,), -torch.inf, dtype=torch.float64)
-    return torch.stack([_noise(posterior, member, size) for member in members]).amin(0)
+    return torch.stack([_of_member(posterior, member, size, score) for member in members]).amin(0)
 
 
-def _noise(posterior: WeightPosterior, member: Member, size: int) -> Tensor:
+def _of_member(posterior: WeightPosterior, member: Member, size: int, score: Score) -> Tensor:
     mean, variance = posterior.mean[member.name], posterior.variance[member.name]
     if member.dim >= mean.dim() or (len(member.index) and int(member.index.max()) >= mean.shape[member.dim]):
         raise InputError(
@@ -153,7 +174,16 @@ def _noise(posterior: WeightPosterior, member: Member, size: int) -> Tensor:
     signal, noise = (
         logs.reshape(mean.shape).movedim(member.dim, 0).flatten(1).cpu()[member.index] for logs in _logs(mean, variance)
     )
-    return _ratio(_log_sum(signal, member.unit, size), _log_sum(noise, member.unit, size))
+    return score(signal, noise, member.unit, size)
+
+
+def _log_alpha(signal: Tensor, noise: Tensor, unit: Tensor, size: int) -> Tensor:
+    return _ratio(_log_sum(signal, unit, size), _log_sum(noise, unit, size))
+
+
+def _minus_information(signal: Tensor, noise: Tensor, unit: Tensor, size: int) -> Tensor:
+    nats = 0.5 * F.softplus(torch.where(signal == -torch.inf, -torch.inf, signal - noise)).sum(1)
+    return -torch.zeros(size, dtype=nats.dtype).index_add(0, unit, nats)
 
 
 def _logs(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:

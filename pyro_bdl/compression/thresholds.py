@@ -1,4 +1,4 @@
-"""Thresholds on log alpha, chosen on validation data."""
+"""Thresholds on what is pruned, log alpha or another score, chosen on validation data."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ class Thresholds:
     """What `choose_thresholds` found.
 
     Attributes:
-        by_name: for each group or weight tensor, the log alpha above which it is pruned (infinite: kept whole).
+        by_name: for each group or weight tensor, the score above which it is pruned (infinite: kept whole).
         kept: the masks that these thresholds give.
         error, unpruned: validation error with these masks and with none.
         tolerance: how much more error was allowed.
@@ -52,7 +52,8 @@ def choose_thresholds(
     what is pruned: the answer is always one of the masks that were evaluated and found good enough. Nothing is random.
 
     Args:
-        scores: log alpha by group (`unit_log_alpha`) or by weight tensor (`weight_log_alpha`).
+        scores: the higher, the sooner it is pruned: log alpha by group (`unit_log_alpha`) or by weight tensor
+            (`weight_log_alpha`), or what `unit_information` tells, with the other sign.
         evaluate: the validation error, a fraction in [0, 1], of the network with these masks.
         tolerance: :math:`\tau`. Default: one standard error of the validation error,
             :math:`\sqrt{p (1 - p) / n}` with :math:`p = (n e_0 + 1) / (n + 2)`, as a smaller difference is noise of the

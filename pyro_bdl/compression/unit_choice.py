@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor, nn
 
 from pyro_bdl.compression.posterior import WeightPosterior
-from pyro_bdl.compression.pruning import keep_below, unit_log_alpha
+from pyro_bdl.compression.pruning import keep_below, unit_information, unit_log_alpha
 from pyro_bdl.compression.thresholds import choose_thresholds
 from pyro_bdl.compression.units.finding import Units
 from pyro_bdl.compression.units.shrinking import shrink
@@ -27,19 +27,20 @@ def unit_masks(
     unpruned: float,
     tolerance: float,
 ) -> Iterator[Masks]:
-    """The units that stay: by the thresholds given; else all, and by those chosen with a share of the tolerance.
+    """The units that stay: by the thresholds given; else all, and those of the most information.
 
     Args:
         mean: the network at the posterior mean.
         posterior: of its weights. One without any scales tells of no unit that it is noise.
         units: of the network.
         given: thresholds on log alpha; without them and without `evaluate` they are 3.
-        evaluate, unpruned, tolerance: the validation error, what it is with all units, and how much more is allowed.
+        evaluate, unpruned, tolerance: the validation error, what it is with all units, and how much more is allowed, of
+            which the cut may use up a share.
     """
-    scores = unit_log_alpha(posterior, units)
     if given is not None or evaluate is None:
-        yield keep_below(scores, NOISE if given is None else given, units=units)
+        yield keep_below(unit_log_alpha(posterior, units), NOISE if given is None else given, units=units)
         return
+    scores = {name: -nats for name, nats in unit_information(posterior, units).items()}
     known: dict[bytes, float] = {}
     limit = unpruned + max(SHARES) * tolerance
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pyro_bdl.compression.posterior import WeightPosterior
-from pyro_bdl.compression.pruning import keep_below, unit_log_alpha, weight_log_alpha
+from pyro_bdl.compression.pruning import keep_below, unit_information, unit_log_alpha, weight_log_alpha
 from pyro_bdl.compression.units.finding import find_units
 from pyro_bdl.compression.units.unit_groups import Units
 from pyro_bdl.errors import InputError
@@ -53,6 +53,56 @@ def test_units_of_lenet_5() -> None:
         assert scores["conv2"][u] == pytest.approx(max(made, read))
     for u in (0, 7, 799):
         assert scores["fc1.input"][u] == pytest.approx(ratio(posterior, "fc1.weight", every, u))
+
+
+def nats(posterior: WeightPosterior, name: str, *index: object) -> float:
+    """The information of a part of one tensor, by its definition."""
+    mean, variance = (np.asarray(x[name], dtype=float)[index] for x in (posterior.mean, posterior.variance))
+    return float(0.5 * np.log(1 + np.square(mean) / variance).sum())
+
+
+def test_information_of_units() -> None:
+    network, inputs = make("lenet_5")
+    posterior = random_posterior(network)
+    found = unit_information(posterior, find_units(network, inputs))
+    every = slice(None)
+    for u in (0, 7, 49):
+        made, read = (
+            nats(posterior, "conv2.weight", u),
+            nats(posterior, "fc1.weight", every, slice(16 * u, 16 * u + 16)),
+        )
+        assert found["conv2"][u] == pytest.approx(min(made, read))
+    for u in (0, 7, 799):
+        assert found["fc1.input"][u] == pytest.approx(nats(posterior, "fc1.weight", every, u))
+
+
+def test_information_of_certain_and_of_empty_weights() -> None:
+    network, inputs = make("mlp")
+    units = find_units(network, inputs)
+    posterior = random_posterior(network)
+    for name, index, value in (("0.weight", (1,), 0.0), ("2.weight", (slice(None), 1), 0.0)):
+        posterior.mean[name][index], posterior.variance[name][index] = value, 0.0
+    posterior.variance["0.weight"][2], posterior.variance["2.weight"][:, 2] = 0.0, 0.0
+    found = unit_information(posterior, units)["0"]
+    assert found[1] == 0
+    assert found[2] == math.inf
+    assert found.isfinite().sum() == len(found) - 1
+    kept = unit_information(WeightPosterior({"2.bias": torch.ones(3)}, {"2.bias": torch.ones(3)}), units)
+    assert all((values == math.inf).all() for values in kept.values())
+
+
+def test_noise_that_does_no_harm_hides_no_unit_from_the_information() -> None:
+    """Two inputs of ten are read with enormous noise: by log alpha all hidden units are noise alike."""
+    network = nn.Sequential(nn.Linear(10, 6), nn.ReLU(), nn.Linear(6, 2))
+    units = find_units(network, torch.zeros(1, 10))
+    mean = {name: torch.ones_like(p).detach() for name, p in network.named_parameters()}
+    variance = {name: torch.full_like(m, 0.01) for name, m in mean.items()}
+    mean["0.weight"][3:] = 0.01
+    variance["0.weight"][:, 8:] = 1e6
+    posterior = WeightPosterior(mean, variance)
+    assert unit_log_alpha(posterior, units)["0"].min() > 3
+    found = unit_information(posterior, units)["0"]
+    assert found[:3].min() > 100 * found[3:].max()
 
 
 def test_a_residual_unit_is_off_only_if_all_that_make_it_are() -> None:
