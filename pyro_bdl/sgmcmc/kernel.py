@@ -219,9 +219,11 @@ class StochasticGradientKernel(MCMCKernel):
         return self._drawn
 
     def logging(self) -> OrderedDict[str, str]:
-        """What Pyro's progress bar shows: step size, log joint density, and the acceptance last looked at."""
+        """What Pyro's progress bar shows: step size, log joint density, and the acceptance when last looked at."""
         told = [("step size", f"{self._step_size:.2e}"), ("log joint", f"{self._log_joint:.4g}")]
-        return OrderedDict([*told, ("acceptance", f"{self._probe.acceptance:.2f}")])
+        if not math.isnan(self._probe.acceptance):
+            told.append(("acceptance", f"{self._probe.acceptance:.2f}"))
+        return OrderedDict(told)
 
     def diagnostics(self) -> dict[str, Any]:
         """What `MCMC.diagnostics()` collects for each chain: `sample_stats()` under that name."""
