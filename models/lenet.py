@@ -207,32 +207,35 @@ def fit_by_svi(problem: Problem) -> Method:
     )  # fmt: skip
 
 
+def a_mode(problem: Problem) -> dict[str, Tensor]:
+    """A mode of the posterior under the Gaussian prior, from a fresh network (that network itself at 0 epochs)."""
+    options, settings = problem.options, problem.settings
+    fresh = bdl.BayesianModule(problem.network(int(torch.randint(2**31, ()))), problem.gaussian)
+    model = bdl.Classifier(fresh)
+    guide = AutoDelta(model, init_loc_fn=bdl.guides.init_to_network)
+    # A program of its own, if within another, with parameters of its own: Pyro's global store would hand this guide
+    # those of the one before.
+    with torch.enable_grad(), pyro.poutine.block(), pyro.get_param_store().scope():
+        guide(problem.x[:1], problem.y[:1])
+        if settings.sgld_map_epochs:
+            bdl.fit_svi(
+                model, guide, (problem.x, problem.y), epochs=settings.sgld_map_epochs, estimator="plain",
+                batch_size=settings.batch_size, schedule=falling, progress=options.progress,
+                optimizer=lambda p: torch.optim.Adam(p, lr=problem.learning_rate, fused=True),
+            )  # fmt: skip
+        return guide.median()
+
+
 def fit_by_sgld(problem: Problem) -> Method:
     """SGLD under a Gaussian prior, each chain from a mode of its own, or from a fresh network."""
     options, settings = problem.options, problem.settings
     bnn = bdl.BayesianModule(problem.network(options.seed), problem.gaussian)
     model = bdl.Classifier(bnn)
-
-    def start(*_: Any) -> dict[str, Tensor]:
-        """A mode of the posterior, from a fresh network."""
-        fresh = bdl.BayesianModule(problem.network(int(torch.randint(2**31, ()))), problem.gaussian)
-        mode = bdl.Classifier(fresh)
-        guide = AutoDelta(mode, init_loc_fn=bdl.guides.init_to_network)
-        with torch.enable_grad(), pyro.poutine.block():  # a program of its own within the kernel's first run
-            guide(problem.x[:1], problem.y[:1])
-            if settings.sgld_map_epochs:
-                bdl.fit_svi(
-                    mode, guide, (problem.x, problem.y), epochs=settings.sgld_map_epochs, estimator="plain",
-                    batch_size=settings.batch_size, schedule=falling, progress=options.progress,
-                    optimizer=lambda p: torch.optim.Adam(p, lr=problem.learning_rate, fused=True),
-                )  # fmt: skip
-        return guide.median()
-
     per_epoch = -(-len(problem.x) // settings.batch_size)
     thinning = max(1, settings.sgld_epochs * per_epoch // settings.sgld_draws)
     kernel = bdl.SGLD(
         model, step_size=given(options.sgld_step, settings.sgld_step),
-        data=(problem.x, problem.y), batch_size=settings.batch_size, init=start, thinning=thinning,
+        data=(problem.x, problem.y), batch_size=settings.batch_size, init=lambda *_: a_mode(problem), thinning=thinning,
     )  # fmt: skip
     mcmc = MCMC(
         kernel, settings.sgld_draws, warmup_steps=settings.sgld_warmup_epochs * per_epoch // thinning,

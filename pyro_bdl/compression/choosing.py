@@ -111,8 +111,8 @@ def values_of(integers: Mapping[str, Any], like: Values) -> dict[str, Tensor]:
     return {name: q.value(like[name]) for name, q in integers.items()}
 
 
-def bits_of(integers: Mapping[str, Quantised]) -> float:
-    """The entropies of parameters, each by itself."""
+def bits_of(integers: Mapping[str, Any]) -> float:
+    """The entropies of parameters, integers or places in a codebook, each by itself."""
     return sum(entropy(q.levels) for q in integers.values())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_bdl.compression.choosing import choose_integers, entropy, finely_rounded, values_of
+from pyro_bdl.compression.choosing import bits_of, choose_integers, finely_rounded, values_of
 from pyro_bdl.compression.codebook import Clustered, recluster
 from pyro_bdl.compression.codec import Parameter, Quantised, floating_buffers
 from pyro_bdl.compression.posterior import WeightPosterior
@@ -86,21 +86,20 @@ class Coded:
 
 def as_integers(task: Task, *, spread: float | None, trade: float | None, codebook: int | Mixture | None) -> Coded:
     """The units and the integers, or places in a codebook, of the fewest bits within the limit; then, retrained."""
-    best: tuple[bool, float, Mapping[str, Tensor], Pruned, dict[str, Parameter]] | None = None
-    for masks, pruned in task.candidates():
-        error_of = None if task.evaluate is None else pruned.error_of(task.evaluate, above=task.limit)
-        options: dict[str, Any] = {"evaluate": error_of, "limit": task.limit, "spread": spread, "trade": trade}
-        found: dict[str, Parameter] = (
-            {**choose_integers(pruned.posterior, pruned.gone, **options)}
-            if codebook is None
-            else choose_shared(sharing_of(codebook, pruned.posterior), pruned.posterior, pruned.gone, **options)
-        )
-        bad = error_of is not None and error_of(values_of(found, pruned.posterior.mean)) > task.limit
-        bits = sum(entropy(q.levels) for q in found.values())
-        if best is None or (bad, bits) < best[:2]:
-            best = bad, bits, masks, pruned, found
-    assert best is not None
-    _, _, kept, pruned, found = best
+
+    def tried() -> Iterator[tuple[bool, float, Mapping[str, Tensor], Pruned, dict[str, Parameter]]]:
+        for masks, pruned in task.candidates():
+            error_of = None if task.evaluate is None else pruned.error_of(task.evaluate, above=task.limit)
+            options: dict[str, Any] = {"evaluate": error_of, "limit": task.limit, "spread": spread, "trade": trade}
+            found: dict[str, Parameter] = (
+                {**choose_integers(pruned.posterior, pruned.gone, **options)}
+                if codebook is None
+                else choose_shared(sharing_of(codebook, pruned.posterior), pruned.posterior, pruned.gone, **options)
+            )
+            bad = error_of is not None and error_of(values_of(found, pruned.posterior.mean)) > task.limit
+            yield bad, bits_of(found), masks, pruned, found
+
+    _, _, kept, pruned, found = min(tried(), key=lambda candidate: candidate[:2])
     if task.retraining is not None:
         plain = {name: q for name, q in found.items() if isinstance(q, Quantised)}
         found = {**found, **retrained(pruned.module, plain, task.retraining, progress=task.progress)}
@@ -117,15 +116,14 @@ def as_integers(task: Task, *, spread: float | None, trade: float | None, codebo
 
 def as_draw(task: Task, draw: RandomDraw) -> Coded:
     """A draw of the posterior of what the shortest of the candidates leaves whose mean is within the limit."""
-    best: tuple[bool, float, Mapping[str, Tensor], Pruned, Priors] | None = None
-    for masks, pruned in task.candidates():
-        bad = task.evaluate is not None and task.evaluate(pruned.module, task.limit) > task.limit
-        priors = priors_of(pruned.posterior, draw)
-        bits = length_in_bits(pruned.posterior, priors, draw)
-        if best is None or (bad, bits) < best[:2]:
-            best = bad, bits, masks, pruned, priors
-    assert best is not None
-    _, _, masks, pruned, priors = best
+
+    def tried() -> Iterator[tuple[bool, float, Mapping[str, Tensor], Pruned, Priors]]:
+        for masks, pruned in task.candidates():
+            bad = task.evaluate is not None and task.evaluate(pruned.module, task.limit) > task.limit
+            priors = priors_of(pruned.posterior, draw)
+            yield bad, length_in_bits(pruned.posterior, priors, draw), masks, pruned, priors
+
+    _, _, masks, pruned, priors = min(tried(), key=lambda candidate: candidate[:2])
     left = pruned.posterior
     found, code = code_draw(
         pruned.module, left, draw, retraining=task.retraining, priors=priors, progress=task.progress

@@ -65,9 +65,9 @@ def quantise(
     return levels
 
 
-def nats(symbols: Tensor, size: int) -> Tensor:
-    """-log p of each of the symbols 0 ... size - 1; one that nobody takes is offered as if half a weight did."""
-    counts = torch.bincount(symbols, minlength=size).double() + 0.5
+def nats(counts: Tensor) -> Tensor:
+    """-log p of each symbol, by how often it is taken; one that nobody takes is offered as if half a weight did."""
+    counts = counts + 0.5
     return -(counts / counts.sum()).log()
 
 
@@ -77,7 +77,7 @@ def _settle(mean: Tensor, variance: Tensor, levels: Tensor, trade: float, rounds
     values = torch.arange(lowest, highest + 1, dtype=torch.float64, device=mean.device)
     rounded = levels - lowest
     for _ in range(rounds):
-        costs = trade * nats(levels - lowest, len(values))
+        costs = trade * nats(torch.bincount(levels - lowest, minlength=len(values)).double())
         after = _best(mean, variance, rounded, values, costs) + lowest
         if torch.equal(levels, after):
             break

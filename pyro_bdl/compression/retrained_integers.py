@@ -21,7 +21,7 @@ from torch.func import functional_call
 from tqdm import tqdm
 
 from pyro_bdl.compression.codec import Quantised
-from pyro_bdl.compression.quantising import MOST_LEVEL
+from pyro_bdl.compression.quantising import MOST_LEVEL, nats
 from pyro_bdl.compression.retraining import Retraining, Steps
 
 
@@ -58,7 +58,7 @@ class _Trained:
     """One parameter whose integers are trained: those that are not 0 at the start."""
 
     def __init__(self, start: Quantised, like: Tensor) -> None:
-        self._step, self._zeros = 2.0**start.exponent, torch.zeros_like(like, requires_grad=False)
+        self._step, self._zeros = 2.0**start.exponent, torch.zeros_like(like)
         self._support = start.levels.to(like.device) != 0
         self.values = nn.Parameter(start.value(like)[self._support])
 
@@ -73,10 +73,10 @@ class _Trained:
             return self.values.sum()
         integers = self._integers().long()
         lowest = int(integers.min()) - 1
-        counts = torch.bincount(integers - lowest, minlength=int(integers.max()) - lowest + 2) + 0.5
+        counts = torch.bincount(integers - lowest, minlength=int(integers.max()) - lowest + 2)
         if 0 <= -lowest < len(counts):
             counts[-lowest] += self._support.numel() - len(integers)
-        costs = -(counts / counts.sum()).log().to(self.values)
+        costs = nats(counts).to(self.values)
         position = (self.values / self._step - lowest).clamp(0, len(costs) - 1.001)
         below = position.detach().floor()
         index = below.long()

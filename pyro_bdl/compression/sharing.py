@@ -23,7 +23,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from pyro_bdl.compression.choosing import TRADE, TRADES, entropy, fewest_bits, finely_rounded
+from pyro_bdl.compression.choosing import TRADE, TRADES, bits_of, fewest_bits, finely_rounded
 from pyro_bdl.compression.clustering import k_means
 from pyro_bdl.compression.codebook import MOST_VALUES, Clustered, clustered
 from pyro_bdl.compression.codec import Parameter
@@ -209,7 +209,7 @@ def choose_shared(
 def _bits(parameters: Mapping[str, Parameter]) -> float:
     """Of places and integers, and of the codebook."""
     books = [len(p.book) for p in parameters.values() if isinstance(p, Clustered)]
-    return sum(entropy(p.levels) for p in parameters.values()) + VALUE_BITS * max(books, default=0)
+    return bits_of(parameters) + VALUE_BITS * max(books, default=0)
 
 
 def _settled(
@@ -217,7 +217,8 @@ def _settled(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Places and centres in turn, until no place changes; by parameter the frequencies of its own places."""
     for _ in range(ROUNDS):
-        after = {n: nearest(x[n], v[n], values, trade * nats(places[n], len(values))) for n in places}
+        counts = {n: torch.bincount(place, minlength=len(values)).double() for n, place in places.items()}
+        after = {n: nearest(x[n], v[n], values, trade * nats(counts[n])) for n in places}
         if all(torch.equal(after[n], places[n]) for n in places):
             break
         places, values = after, _means(x, weights, values, at_zero, after)

@@ -12,7 +12,7 @@ update where `Minibatch` takes one.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -104,7 +104,8 @@ class Anchor:
                 got="a model with data of its own" if batches is None else "an iterable of batches",
                 remedy="Take the Minibatch estimator",
             )  # fmt: skip
-        self._evaluate, self._tensors = evaluate, batches.tensors
+        self._evaluate = evaluate
+        self._all = Minibatches(batches.tensors, batch_size=CHUNK, shuffle=False)
         self.position = torch.empty(0)
         self._gradient = torch.empty(0)
         self._log_joint = math.nan
@@ -112,11 +113,12 @@ class Anchor:
     def move(self, position: Tensor) -> None:
         """Take another point, and go through all data for it."""
         total, gradient = 0.0, torch.zeros_like(position)
-        size = len(self._tensors[0])
-        for batch in self._all():
+        self._all.restart(torch.Generator())  # from the first; nothing is shuffled, so it decides nothing
+        assert self._all.size is not None
+        for batch in self._all:
             log_joint, part = self._evaluate(position, batch)
-            total += log_joint * batch.length / size
-            gradient.add_(part, alpha=batch.length / size)
+            total += log_joint * batch.length / self._all.size
+            gradient.add_(part, alpha=batch.length / self._all.size)
         self.position, self._log_joint, self._gradient = position, total, gradient
 
     def __call__(self, position: Tensor, batch: Batch | None) -> tuple[float, Tensor]:
@@ -125,17 +127,3 @@ class Anchor:
         known = self._gradient - gradient
         here, gradient = self._evaluate(position, batch)
         return here - there + self._log_joint, gradient.add_(known)
-
-    def state(self) -> dict[str, Tensor]:
-        """What another anchor needs to be this one."""
-        log_joint = torch.tensor(self._log_joint, dtype=torch.float64)
-        return {"position": self.position, "gradient": self._gradient, "log_joint": log_joint}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Be the one that `state` told of."""
-        self.position, self._gradient = state["position"].clone(), state["gradient"].clone()
-        self._log_joint = float(state["log_joint"])
-
-    def _all(self) -> Iterator[Batch]:
-        for rows in torch.arange(len(self._tensors[0])).split(CHUNK):
-            yield Batch(tuple(t[rows.to(t.device)] for t in self._tensors), rows.to(self._tensors[0].device))

@@ -291,8 +291,9 @@ class StochasticGradientKernel(MCMCKernel):
     def _update(self, target: LogJointGradient, *, record: bool = False) -> None:
         """One update, and a record of it."""
         batch, t = self._next_batch(), self._step
-        step_size, chance = self._step_size_of(t), torch.random.get_rng_state() if record else torch.empty(0)
-        temperature = 0.0 if explores(self.schedule, t) else self.temperature
+        step_size, temperature = self._step_size_of(t), 0.0 if explores(self.schedule, t) else self.temperature
+        looks = record and temperature > 0 and self._probe.is_due(t)
+        chance = torch.random.get_rng_state() if looks and batch is None else None
         if isinstance(self._estimator, SVRG) and t % self._estimator.every == 0:
             assert self._anchor is not None
             self._anchor.move(self._position)
@@ -305,7 +306,7 @@ class StochasticGradientKernel(MCMCKernel):
             raise NumericalError(self._blame(target.layout.views(after), "gradient"))
         self._move(target, after)
         self._step_size, self._log_joint, self._step = step_size, log_joint, t + 1
-        if record and temperature > 0 and self._probe.is_due(t):
+        if looks:
             self._pending = None if self.batches is None else self.batches.next()
             update = Update(
                 before, after, log_joint, gradient.clone(), batch, chance, step_size, temperature, self._metric()
@@ -318,9 +319,7 @@ class StochasticGradientKernel(MCMCKernel):
     def _record(self, heat: float) -> None:
         """Note what the last update was like."""
         probe = self._probe
-        self._records.append(
-            Record(self._step_size, self._log_joint, -self._log_joint, heat, probe.acceptance, probe.noise_ratio)
-        )
+        self._records.append(Record(self._step_size, self._log_joint, heat, probe.acceptance, probe.noise_ratio))
 
     def _next_batch(self) -> Batch | None:
         batch, self._pending = self._pending, None

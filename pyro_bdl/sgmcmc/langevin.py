@@ -66,7 +66,8 @@ class Langevin(StochasticGradientKernel):
         return {}
 
     def _jumped(self) -> None:
-        self._arrive(*self._estimate(self._position, self._next_batch()))
+        if self.metropolis:
+            self._arrive(*self._estimate(self._position, self._next_batch()))
 
     def _arrive(self, log_joint: float, gradient: Tensor) -> None:
         """Know the density and the gradient where the chain is."""
@@ -99,7 +100,7 @@ class Langevin(StochasticGradientKernel):
             acceptance = 0.0
         if float(torch.rand((), dtype=torch.float64)) < acceptance:
             self._move(target, proposed)
-            self._arrive(there, gradient_there)
+            self._here = there, gradient_there.clone()
         self._step_size, self._log_joint, self._step = step_size, self._here[0], self._step + 1
         self._probe.acceptance = acceptance
         if record:

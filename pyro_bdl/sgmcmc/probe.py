@@ -22,7 +22,7 @@ class Update:
         before, after: the flat parameters.
         log_joint, gradient: at `before`, by the batch.
         batch: `None`: the program's own.
-        chance: the state of torch's generator from which a program drew its own batch.
+        chance: the state of torch's generator from which a program drew its own batch; `None`: it was given one.
         step_size, temperature: e and T.
         metric: the preconditioner; `None`: ones.
     """
@@ -32,7 +32,7 @@ class Update:
     log_joint: float
     gradient: Tensor
     batch: Batch | None
-    chance: Tensor
+    chance: Tensor | None
     step_size: float
     temperature: float
     metric: Tensor | None
@@ -76,7 +76,7 @@ class Probe:
         try:
             _, gradient = estimate(update.before, other)
             variance = 0.5 * float((gradient - update.gradient).mul_(root).square_().mean())
-            if update.batch is None:
+            if update.chance is not None:
                 torch.random.set_rng_state(update.chance)  # the program's own batch once more
             there, gradient = estimate(update.after, update.batch)
         except (BDLError, RuntimeError, IndexError, ValueError):  # the next update will tell, if it meets it

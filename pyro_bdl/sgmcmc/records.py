@@ -12,7 +12,6 @@ class Record:
 
     step_size: float
     lp: float
-    energy: float
     kinetic_temperature: float
     acceptance: float
     noise_ratio: float
@@ -32,7 +31,8 @@ class Records:
         """By name, float64 of shape (draws,)."""
         columns = torch.tensor([list(asdict(row).values()) for row in self._rows], dtype=torch.float64)
         columns = columns.reshape(-1, len(fields(Record)))
-        return {field.name: columns[:, k].clone() for k, field in enumerate(fields(Record))}
+        stats = {field.name: columns[:, k].clone() for k, field in enumerate(fields(Record))}
+        return stats | {"energy": -stats["lp"]}
 
 
 def kinetic_temperature(before: Tensor, after: Tensor, *, step_size: float, metric: Tensor | None = None) -> float:

@@ -36,7 +36,7 @@ def test_each_integer_is_the_best_given_the_frequencies(trade: float) -> None:
     lowest = int((mean / 0.1).round().min())
     values = torch.arange(lowest, int((mean / 0.1).round().max()) + 1)
     costs = (values * 0.1 - mean[:, None]).square() / (2 * variance[:, None])
-    costs = costs + trade * nats(levels - lowest, len(values))
+    costs = costs + trade * nats(torch.bincount(levels - lowest, minlength=len(values)).double())
     own = costs.gather(1, (levels - lowest)[:, None])[:, 0]
     assert bool((own <= costs.min(1).values + 1e-9).all())
     # Mutants: the wrong variance, the deviation without its half, and the plain rounding are not the best.

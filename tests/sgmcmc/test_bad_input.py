@@ -2,7 +2,7 @@
 
 import math
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -16,15 +16,9 @@ from torch import Tensor
 
 from pyro_bdl.errors import BDLError, ImproperPriorError, InputError, NumericalError, UnsupportedModelError
 from pyro_bdl.sgmcmc import SGLD, require_proper_priors
+from tests.fresh_state import fresh_state  # noqa: F401
 
 X, Y = torch.randn(8, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
-
-
-@pytest.fixture(autouse=True)
-def _randomness() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.seed()
-        yield
 
 
 def classifier(x: Tensor, y: Tensor, *, size: int = 8) -> None:

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -14,16 +13,10 @@ from torch import Tensor
 
 from pyro_bdl.errors import InputError
 from pyro_bdl.sgmcmc import SGHMC, SGLD, SGNHT, Cyclical, PreconditionedSGLD
+from tests.fresh_state import fresh_state  # noqa: F401
 from tests.targets import ConjugateRegression
 
 MANY = 20_000
-
-
-@pytest.fixture(autouse=True)
-def _randomness() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.seed()
-        yield
 
 
 def normal() -> None:

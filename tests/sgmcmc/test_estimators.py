@@ -11,21 +11,15 @@ import torch
 from torch import Tensor
 
 from pyro_bdl.errors import InputError, UnsupportedModelError
-from pyro_bdl.minibatches import Batch
+from pyro_bdl.minibatches import Batch, Minibatches
 from pyro_bdl.sgmcmc import SGHMC, SGLD, SVRG, ControlVariate, Minibatch, gradients
 from tests import statistics
+from tests.fresh_state import fresh_state  # noqa: F401
 from tests.statistics import Mismatch
 from tests.targets import ConjugateRegression
 
 TARGET = ConjugateRegression.example(8, 2)
 FAR = torch.tensor([0.4, -0.7], dtype=torch.float64)
-
-
-@pytest.fixture(autouse=True)
-def _randomness() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.seed()
-        yield
 
 
 def logistic(x: Tensor, y: Tensor) -> None:
@@ -73,6 +67,13 @@ def test_the_mean_over_all_batches_is_the_full_gradient(estimator: str, model: s
     assert torch.allclose(found.mean(0), gradient, rtol=0, atol=1e-11)
 
 
+class AllButTheLast(Minibatches):
+    """Batches of which an epoch lacks one."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(list(super().__iter__())[:-1])
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("mutant", ["the full gradient is not added", "a batch's own point", "a chunk too few"])
 def test_biased_estimates_are_caught(monkeypatch: pytest.MonkeyPatch, mutant: str, estimator: str) -> None:
@@ -85,8 +86,7 @@ def test_biased_estimates_are_caught(monkeypatch: pytest.MonkeyPatch, mutant: st
         monkeypatch.setattr(gradients.Anchor, "__call__", lambda self, p, b: call(self, self.position, b))
     else:
         monkeypatch.setattr(gradients, "CHUNK", 3)
-        every = gradients.Anchor._all
-        monkeypatch.setattr(gradients.Anchor, "_all", lambda self: list(every(self))[:-1])
+        monkeypatch.setattr(gradients, "Minibatches", AllButTheLast)
     kernel, position = ready("logistic", ESTIMATORS[estimator]), torch.tensor([0.1, 0.9], dtype=torch.float64)
     _, found = estimates(kernel, position)
     assert not torch.allclose(found.mean(0), exact("logistic", position)[1], atol=1e-3)

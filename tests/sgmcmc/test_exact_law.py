@@ -6,7 +6,7 @@ one site of a model, so that the kernel itself is what is tested. A sampler is o
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -35,17 +35,11 @@ from pyro_bdl.sgmcmc import (
 )
 from pyro_bdl.sgmcmc.noise import Noise
 from tests import statistics
+from tests.fresh_state import fresh_state  # noqa: F401
 from tests.statistics import Mismatch
 from tests.targets import ConjugateRegression, Gaussian, Mixture
 
 REPLICATES = 20_000
-
-
-@pytest.fixture(autouse=True)
-def _fresh_randomness() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.seed()
-        yield
 
 
 Law = tuple[np.ndarray, np.ndarray]  # M and Q of x' = M x + N(0, Q), x the position's distance from the mean, and more

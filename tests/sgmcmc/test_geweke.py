@@ -7,7 +7,6 @@ steps are 0.01, at a posterior precision of 9, which makes the posterior's varia
 """
 
 import math
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from pyro_bdl.sgmcmc import SGHMC, SGLD, SGNHT, Langevin, PreconditionedSGLD, log_joint
 from pyro_bdl.sgmcmc.noise import Noise
 from tests import statistics
+from tests.fresh_state import fresh_state  # noqa: F401
 from tests.statistics import Mismatch
 
 REPLICATES, POINTS, NOISE, STEP = 20_000, 2, 0.5, 0.01
@@ -31,13 +31,6 @@ KERNELS: dict[str, Any] = {
     "Langevin": Langevin,
     "Langevin without the test": partial(Langevin, metropolis=False),
 }
-
-
-@pytest.fixture(autouse=True)
-def _randomness() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.seed()
-        yield
 
 
 def joint_draws(name: str, *, sweeps: int = 60, updates: int = 10) -> tuple[Tensor, Tensor]:

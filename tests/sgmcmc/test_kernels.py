@@ -3,7 +3,6 @@
 import itertools
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pyro
@@ -17,18 +16,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_bdl.sgmcmc import SGLD, Constant, PolynomialDecay
 from tests import statistics
+from tests.fresh_state import fresh_state  # noqa: F401
 from tests.targets import ConjugateRegression
 
 REGRESSION = ConjugateRegression.example()
 X, Y = REGRESSION.x, REGRESSION.y
-
-
-@pytest.fixture(autouse=True)
-def _randomness() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.seed()
-        pyro.clear_param_store()
-        yield
 
 
 def run(kernel: SGLD, *args: Any, samples: int = 5, warmup: int = 2, seed: int | None = None, **options: Any) -> MCMC:

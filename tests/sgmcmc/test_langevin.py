@@ -1,7 +1,6 @@
 """The Metropolis-Hastings test of a Langevin step: the law it leaves alone, and what it refuses."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pyro
@@ -14,18 +13,12 @@ from pyro_bdl.errors import InputError, NumericalError, UnsupportedModelError
 from pyro_bdl.sgmcmc import SVRG, Cyclical, Langevin, Minibatch, langevin
 from pyro_bdl.sgmcmc.updates import log_acceptance
 from tests import statistics
+from tests.fresh_state import fresh_state  # noqa: F401
 from tests.statistics import Mismatch
 from tests.targets import ConjugateRegression, Gaussian, Mixture
 
 TARGET = Mixture()
 CHAINS = 1500
-
-
-@pytest.fixture(autouse=True)
-def _randomness() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.seed()
-        yield
 
 
 def draws_from_exact_ones(**options: Any) -> Tensor:
