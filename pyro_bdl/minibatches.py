@@ -205,6 +205,8 @@ class Minibatches:
         indices = self._order[self._position * self.batch_size : (self._position + 1) * self.batch_size]
         if len(indices) == 0 or (self.drop_last and len(indices) < self.batch_size):
             return None
+        if len(indices) == self.size and not self.shuffle:
+            return Batch(self._tensors, indices)
         return Batch(tuple(t.index_select(0, indices) for t in self._tensors), indices)
 
     def _next_of_iterable(self) -> Batch | None:

@@ -24,6 +24,7 @@ class Options(TypedDict, total=False):
     init: Point | None
     thinning: int
     gradient: GradientEstimator
+    jit_compile: bool
 
 
 def as_minibatches(data: Data | Minibatches | None, batch_size: int | None) -> Minibatches | None:
@@ -33,7 +34,10 @@ def as_minibatches(data: Data | Minibatches | None, batch_size: int | None) -> M
             what = "data to draw batches from" if data is None else "None, as the Minibatches have their own"
             raise InputError("batch_size", expected=what, got=str(batch_size))
         return data
-    return Minibatches(data, batch_size=batch_size, drop_last=True)
+    batches = Minibatches(data, batch_size=batch_size, drop_last=True)
+    if batches.batch_size is not None and batches.batch_size == batches.size:
+        batches.shuffle = False  # all of them in each batch
+    return batches
 
 
 def batches_of_an_epoch(batches: Minibatches | None, batch: Batch | None) -> int:

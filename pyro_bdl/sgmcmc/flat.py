@@ -1,4 +1,7 @@
-"""All parameters of a chain in one flat tensor, and the independent normal priors on it in closed form."""
+"""All parameters of a chain in one flat tensor, and the independent normal priors on it in closed form.
+
+Flat tensors have shape (parameters,), or (chains, parameters) for many chains at once.
+"""
 
 import itertools
 import math
@@ -9,6 +12,27 @@ import torch
 from torch import Tensor
 
 from pyro_bdl.errors import UnsupportedModelError
+
+Number = float | Tensor
+"""A number of one chain, or a tensor of them, shape (chains,)."""
+
+
+def number(value: Tensor) -> Number:
+    """A tensor of one element without dimensions as a Python number; one of many chains as it is.
+
+    >>> number(torch.tensor(2.0)), number(torch.tensor([2.0]))
+    (2.0, tensor([2.]))
+    """
+    return float(value) if value.dim() == 0 else value
+
+
+def mean(value: Number) -> float:
+    """Over the chains.
+
+    >>> mean(2.0), mean(torch.tensor([1.0, 2.0]))
+    (2.0, 1.5)
+    """
+    return float(value.mean()) if isinstance(value, Tensor) else value
 
 
 class Layout:
@@ -38,14 +62,14 @@ class Layout:
             )
 
     def flatten(self, values: Mapping[str, Tensor]) -> Tensor:
-        """One new flat tensor with all values in it."""
+        """One new flat tensor with all values of one chain in it."""
         return torch.cat([values[name].reshape(-1) for name in self.shapes])
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
-        """The named tensors as parts of a flat one, which they share."""
-        parts = flat.split_with_sizes(self._lengths)
+        """The named tensors, each with a dimension for the chains if there is one, as parts of the flat one."""
+        parts, chains = flat.split_with_sizes(self._lengths, dim=-1), flat.shape[:-1]
         return {
-            name: part if len(shape) == 1 else part.view(shape)
+            name: part if len(shape) == 1 else part.view(chains + shape)
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
 
@@ -55,10 +79,13 @@ class GaussianPriors:
 
     grad log N(theta; m, s^2) = (m - theta) / s^2. Where m = 0 and neighbouring sites have the same number s, as the
     weights of a network often have, these sites are one run of the flat parameters: one pass for all.
+
+    Attributes:
+        settled: which sites these are, and their numbers, is not asked again of a program that runs.
     """
 
     def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+        self._layout, self.settled = layout, False
         self._normals: dict[str, _Normal] = {}
         self._runs: list[tuple[slice, float]] | None = None
         self._log_norm = 0.0
@@ -66,6 +93,8 @@ class GaussianPriors:
     def accepts(self, name: str, fn: Any) -> bool:
         """Whether the site's prior is of the kind; if so, its numbers are what is used from now on."""
         known = self._normals.get(name)
+        if self.settled:
+            return known is not None
         if known is not None and known.is_current(fn):
             return True
         normal = fn
@@ -82,27 +111,27 @@ class GaussianPriors:
 
     def drop(self, name: str) -> None:
         """Leave the site's prior to autograd."""
-        if self._normals.pop(name, None) is not None:
+        if not self.settled and self._normals.pop(name, None) is not None:
             self._runs = None
 
-    def add_gradient(self, position: Tensor, out: Tensor) -> float:
+    def add_gradient(self, position: Tensor, out: Tensor) -> Number:
         """Add these priors' gradient at the flat parameters to `out`, of the same shape; return their log density."""
         if self._runs is None:
             self._group()
             assert self._runs is not None
-        log_density = self._log_norm
+        log_density: Number = self._log_norm
         for where, precision in self._runs:
-            whole = where.stop - where.start == len(position)
-            theta, part = (position, out) if whole else (position[where], out[where])
+            whole = where.stop - where.start == position.shape[-1]
+            theta, part = (position, out) if whole else (position[..., where], out[..., where])
             part.add_(theta, alpha=-precision)
-            log_density -= 0.5 * precision * float(torch.dot(theta, theta))
+            log_density = log_density - 0.5 * precision * _dot(theta, theta)
         for name, normal in self._normals.items():
             if normal.number is None:
                 where = self._layout.slices[name]
-                residual = normal.loc - position[where]
+                residual = normal.loc - position[..., where]
                 gradient = normal.precision * residual
-                out[where].add_(gradient)
-                log_density -= 0.5 * float(torch.dot(residual, gradient))
+                out[..., where].add_(gradient)
+                log_density = log_density - 0.5 * _dot(residual, gradient)
         return log_density
 
     def log_densities(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -159,6 +188,10 @@ class _Normal:
     def _remember(self, fn: Any, loc: Tensor, scale: Tensor) -> None:
         self._fn, self._loc, self._scale = fn, loc, scale
         self._versions = (loc._version, scale._version)
+
+
+def _dot(one: Tensor, other: Tensor) -> Number:
+    return float(torch.dot(one, other)) if one.dim() == 1 else torch.linalg.vecdot(one, other)
 
 
 def _same(old: Tensor, version: int, new: Tensor) -> bool:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pyro_bdl.errors import InputError, UnsupportedModelError
 from pyro_bdl.minibatches import Batch, Minibatches
+from pyro_bdl.sgmcmc.flat import Number
 
 Point = Mapping[str, Tensor] | Callable[..., Any]
 """Values by site, or a guide, whose draw is taken."""
@@ -31,7 +32,7 @@ CHUNK = 1000  # data points at once, where all are gone through
 class Evaluate(Protocol):
     """The log joint density at flat parameters by a batch, and its gradient in a tensor that the next call reuses."""
 
-    def __call__(self, position: Tensor, batch: Batch | None) -> tuple[float, Tensor]:
+    def __call__(self, position: Tensor, batch: Batch | None) -> tuple[Number, Tensor]:
         """The density and its gradient."""
 
 
@@ -108,20 +109,21 @@ class Anchor:
         self._all = Minibatches(batches.tensors, batch_size=CHUNK, shuffle=False)
         self.position = torch.empty(0)
         self._gradient = torch.empty(0)
-        self._log_joint = math.nan
+        self._log_joint: Number = math.nan
 
     def move(self, position: Tensor) -> None:
         """Take another point, and go through all data for it."""
-        total, gradient = 0.0, torch.zeros_like(position)
+        total: Number = 0.0
+        gradient = torch.zeros_like(position)
         self._all.restart(torch.Generator())  # from the first; nothing is shuffled, so it decides nothing
         assert self._all.size is not None
         for batch in self._all:
             log_joint, part = self._evaluate(position, batch)
-            total += log_joint * batch.length / self._all.size
+            total = total + log_joint * batch.length / self._all.size
             gradient.add_(part, alpha=batch.length / self._all.size)
         self.position, self._log_joint, self._gradient = position, total, gradient
 
-    def __call__(self, position: Tensor, batch: Batch | None) -> tuple[float, Tensor]:
+    def __call__(self, position: Tensor, batch: Batch | None) -> tuple[Number, Tensor]:
         """The estimate, as `Evaluate`."""
         there, gradient = self._evaluate(self.position, batch)
         known = self._gradient - gradient

@@ -17,12 +17,14 @@ from torch import Tensor
 from torch.distributions.transforms import Transform
 
 from pyro_bdl.data_plate import SubsampleIndices
-from pyro_bdl.errors import BDLError, InputError, NumericalError, UnsupportedModelError
+from pyro_bdl.errors import InputError, NumericalError, UnsupportedModelError
 from pyro_bdl.minibatches import Batch, Data, Minibatches
 from pyro_bdl.sgmcmc.arguments import as_minibatches, batches_of_an_epoch, check_unconstrained
+from pyro_bdl.sgmcmc.density import Density
+from pyro_bdl.sgmcmc.flat import Number, mean
 from pyro_bdl.sgmcmc.gradients import SVRG, Anchor, ControlVariate, GradientEstimator, Minibatch, Point
 from pyro_bdl.sgmcmc.log_joint import LogJointGradient
-from pyro_bdl.sgmcmc.noise import Noise
+from pyro_bdl.sgmcmc.noise import Noise, NoiseOfChains
 from pyro_bdl.sgmcmc.probe import Probe, Update
 from pyro_bdl.sgmcmc.records import Record, Records, kinetic_temperature
 from pyro_bdl.sgmcmc.schedules import Constant, Schedule, explores
@@ -55,6 +57,9 @@ class StochasticGradientKernel(MCMCKernel):
             Default: a draw from the prior.
         thinning: updates per draw, of which the last is kept; a warm-up draw, too, is of so many.
         gradient: `Minibatch()`, `ControlVariate(at)` or `SVRG(every)`. Default: the first.
+        jit_compile: trace the log joint density and its gradient once, and repeat the trace's tensor operations without
+            Pyro around them. It is for a model that does the same in each run: no branch on values, no counter, and no
+            number in it that changes while it samples. Default: no, as in Pyro's NUTS.
 
     Raises:
         InputError: an argument out of its range; at `setup`, data or initial values that do not fit.
@@ -75,6 +80,7 @@ class StochasticGradientKernel(MCMCKernel):
         init: Point | None = None,
         thinning: int = 1,
         gradient: GradientEstimator = Minibatch(),  # noqa: B008 (immutable)
+        jit_compile: bool = False,
     ) -> None:
         if not callable(model):
             raise InputError("model", expected="a Pyro program", got=type(model).__name__)
@@ -93,25 +99,24 @@ class StochasticGradientKernel(MCMCKernel):
         self._default_schedule = step_size is None
         self.batches = as_minibatches(data, batch_size)
         self.transforms: dict[str, Transform] | None = None
-        self._plate, self._init, self._estimator = plate, init, gradient
+        self._plate, self._init, self._estimator, self._jit_compile = plate, init, gradient, jit_compile
         self._given: Mapping[str, Tensor] | None = None
         self._forget()
 
     def _forget(self) -> None:
         self._subsampled: list[str] = []
         self._sites: dict[str, LatentSite] = {}
-        self._target: LogJointGradient | None = None
+        self._density: Density | None = None
         self._anchor: Anchor | None = None
-        self._args: tuple[Any, ...] = ()
-        self._kwargs: dict[str, Any] = {}
         self._drawn: dict[str, Tensor] = {}
         self._pending: Batch | None = None
         self._warmup_steps = self._calls = self._step = self._checked_steps = 0
         self._observations = 1.0
-        self._step_size = self._log_joint = math.nan
+        self._step_size = math.nan
+        self._log_joint: Number = math.nan
         self._position = torch.empty(0)
         self._carried: dict[str, Tensor] = {}
-        self._noise: Noise | None = None
+        self._noise: Noise | NoiseOfChains | None = None
         self._records, self._probe = Records(), Probe()
 
     # What a sampler is -----------------------------------------------------------------------------------------------
@@ -154,33 +159,36 @@ class StochasticGradientKernel(MCMCKernel):
             NumericalError: the log joint density is not finite at the initial values.
         """
         self._forget()
-        self._args, self._kwargs, self._warmup_steps = args, kwargs, warmup_steps
+        self._warmup_steps = warmup_steps
         size = None if self.batches is None else self.batches.size
         plate = None if self.batches is None else SubsampleIndices(size=size, plate=self._plate)
         batch = self._pending = self._first_batch()
-        first = self._first_run(self._init, batch, plate)
+        first = self._first_run(self._init, batch, plate, args, kwargs)
         self._sites = first.sites
         self.transforms = {n: s.transform.inv for n, s in first.sites.items() if s.transform is not None}
         position = {n: site.unconstrain(first.values[n]) for n, site in first.sites.items()}
         if self._given is not None:
             position = check_unconstrained(self._given, position)
-        self._target = LogJointGradient(self.model, first.sites, position, plate=plate)
-        self._position = self._target.layout.flatten(position)
+        target = LogJointGradient(
+            self.model, first.sites, position, args=args, kwargs=kwargs, plate=plate, jit_compile=self._jit_compile
+        )
+        density = self._density = Density(target)
+        self._position = target.layout.flatten(position)
         self._observations = max(first.observations, 1.0)
         if self._default_schedule:
             self.schedule = Constant(self._default_step_size)
         self._checked_steps = batches_of_an_epoch(self.batches, batch)
-        self._drawn = self._target.layout.views(self._position)
+        self._drawn = density.views(self._position)
         self._noise = Noise(self._position)
         self._subsampled = first.subsampled
-        self._log_joint, gradient = self._evaluate(self._position, batch, check=True)
+        self._log_joint, gradient = density(self._position, batch, check=True)
         self._carried = self._begin(self._position, gradient)
         if not isinstance(self._estimator, Minibatch):
-            self._anchor = Anchor(self._evaluate, self.batches)
+            self._anchor = Anchor(density, self.batches)
         if isinstance(self._estimator, ControlVariate):
-            at = self._first_run(self._estimator.at, batch, plate).values
+            at = self._first_run(self._estimator.at, batch, plate, args, kwargs).values
             assert self._anchor is not None
-            self._anchor.move(self._target.layout.flatten({n: s.unconstrain(at[n]) for n, s in first.sites.items()}))
+            self._anchor.move(target.layout.flatten({n: s.unconstrain(at[n]) for n, s in first.sites.items()}))
 
     @property
     def initial_params(self) -> dict[str, Tensor]:
@@ -205,24 +213,25 @@ class StochasticGradientKernel(MCMCKernel):
                 those before that update, and `state` gives them.
             InputError: a batch that does not fit.
         """
-        target = self._require_target()
+        density = self._require_density()
         if params is not self._drawn:
             params = check_unconstrained(params, self._drawn)
-            self._move(target, target.layout.flatten(params))
+            self._move(density, density.target.layout.flatten(params))
             self._jumped()
         recorded = self._calls >= self._warmup_steps
         for left in reversed(range(self.thinning)):
             while explores(self.schedule, self._step):
-                self._update(target)
-            self._update(target, record=recorded and left == 0)
+                self._update(density)
+            self._update(density, record=recorded and left == 0)
         self._calls += 1
         return self._drawn
 
     def logging(self) -> OrderedDict[str, str]:
         """What Pyro's progress bar shows: step size, log joint density, and the acceptance when last looked at."""
-        told = [("step size", f"{self._step_size:.2e}"), ("log joint", f"{self._log_joint:.4g}")]
-        if not math.isnan(self._probe.acceptance):
-            told.append(("acceptance", f"{self._probe.acceptance:.2f}"))
+        log_joint, acceptance = mean(self._log_joint), mean(self._probe.acceptance)
+        told = [("step size", f"{self._step_size:.2e}"), ("log joint", f"{log_joint:.4g}")]
+        if not math.isnan(acceptance):
+            told.append(("acceptance", f"{acceptance:.2f}"))
         return OrderedDict(told)
 
     def diagnostics(self) -> dict[str, Any]:
@@ -253,7 +262,7 @@ class StochasticGradientKernel(MCMCKernel):
     @property
     def state(self) -> dict[str, Tensor]:
         """The present values by site, constrained, in tensors of their own."""
-        values = self._require_target().layout.views(self._position.clone())
+        values = self._require_density().target.layout.views(self._position.clone())
         return {name: self._sites[name].constrain(value) for name, value in values.items()}
 
     @property
@@ -269,16 +278,23 @@ class StochasticGradientKernel(MCMCKernel):
         self.batches.restart()
         return self.batches.next()
 
-    def _first_run(self, start: Point | None, batch: Batch | None, plate: SubsampleIndices | None) -> FirstRun:
+    def _first_run(
+        self,
+        start: Point | None,
+        batch: Batch | None,
+        plate: SubsampleIndices | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> FirstRun:
         """A run of the model, its latent sites at the start's values or drawn from their priors."""
-        args = (*(batch.args if batch is not None else ()), *self._args)
+        args = (*(batch.args if batch is not None else ()), *args)
         if plate is not None and batch is not None:
             plate.set(batch)
         with pyro.poutine.block(), plate or contextlib.nullcontext(), pyro.validation_enabled(True):
-            first = FirstRun(values_of_guide(start, *args, **self._kwargs) if callable(start) else start)
+            first = FirstRun(values_of_guide(start, *args, **kwargs) if callable(start) else start)
             try:
                 with first:
-                    self.model(*args, **self._kwargs)
+                    self.model(*args, **kwargs)
             except InputError:
                 raise
             except ValueError as error:  # a distribution's own check of its parameters
@@ -288,9 +304,10 @@ class StochasticGradientKernel(MCMCKernel):
             raise UnsupportedModelError("the model", expected="at least one latent site", got="none")
         return first
 
-    def _update(self, target: LogJointGradient, *, record: bool = False) -> None:
+    def _update(self, density: Density, *, record: bool = False) -> None:
         """One update, and a record of it."""
         batch, t = self._next_batch(), self._step
+        density.step = t
         step_size, temperature = self._step_size_of(t), 0.0 if explores(self.schedule, t) else self.temperature
         looks = record and temperature > 0 and self._probe.is_due(t)
         chance = torch.random.get_rng_state() if looks and batch is None else None
@@ -301,10 +318,12 @@ class StochasticGradientKernel(MCMCKernel):
         assert self._noise is not None
         before, carried = self._position, self._carried
         after = self._next(before, gradient, self._noise.draw(), step_size=step_size, temperature=temperature)
-        if not math.isfinite(float(after.sum())) and not bool(torch.isfinite(after).all()):
+        try:
+            density.require_finite(after, "gradient")
+        except NumericalError:
             self._carried = carried
-            raise NumericalError(self._blame(target.layout.views(after), "gradient"))
-        self._move(target, after)
+            raise
+        self._move(density, after)
         self._step_size, self._log_joint, self._step = step_size, log_joint, t + 1
         if looks:
             self._pending = None if self.batches is None else self.batches.next()
@@ -316,7 +335,7 @@ class StochasticGradientKernel(MCMCKernel):
             heat = kinetic_temperature(before, after, step_size=step_size, metric=self._metric())
             self._record(heat)
 
-    def _record(self, heat: float) -> None:
+    def _record(self, heat: Number) -> None:
         """Note what the last update was like."""
         probe = self._probe
         self._records.append(Record(self._step_size, self._log_joint, heat, probe.acceptance, probe.noise_ratio))
@@ -332,40 +351,18 @@ class StochasticGradientKernel(MCMCKernel):
             raise InputError("step_size", expected="a positive finite number", got=f"{step_size} for update {t}")
         return step_size
 
-    def _move(self, target: LogJointGradient, position: Tensor) -> None:
-        self._position, self._drawn = position, target.layout.views(position)
+    def _move(self, density: Density, position: Tensor) -> None:
+        self._position, self._drawn = position, density.views(position)
 
-    def _estimate(self, position: Tensor, batch: Batch | None, *, check: bool = False) -> tuple[float, Tensor]:
+    def _estimate(
+        self, position: Tensor, batch: Batch | None, *, check: bool = False, refuse: bool = True
+    ) -> tuple[Number, Tensor]:
         """The log joint density and its gradient, as the gradient estimator has them."""
         if self._anchor is None or check:
-            found = self._evaluate(position, batch, check=check)
+            found = self._require_density()(position, batch, check=check, refuse=refuse)
         return found if self._anchor is None else self._anchor(position, batch)
 
-    def _evaluate(self, position: Tensor, batch: Batch | None, *, check: bool = False) -> tuple[float, Tensor]:
-        """The log joint density by a batch, and its gradient; for a batch that fails, the checks' own word on it."""
-        target, args, kwargs = self._require_target(), self._args, self._kwargs
-        values = self._drawn if position is self._position else target.layout.views(position)
-        with pyro.validation_enabled(False):
-            try:
-                log_joint = target.evaluate(position, values, batch, args, kwargs, check=check)
-            except BDLError:
-                raise
-            except (RuntimeError, IndexError, ValueError):
-                target.log_densities(values, batch, args, kwargs)
-                raise
-            if not math.isfinite(log_joint):
-                densities = target.log_densities(values, batch, args, kwargs)
-                raise NumericalError(self._blame(densities, "log density"))
-        return log_joint, target.gradient
-
-    def _blame(self, values: Mapping[str, Tensor], what: str) -> str:
-        bad = [name for name, value in values.items() if not torch.isfinite(value).all()]
-        return (
-            f"update {self._step}: the {what} of {', '.join(bad) or 'the model'} is not finite; the parameters before "
-            "that update are kept. The step size may be too large, or the initial values too far out"
-        )
-
-    def _require_target(self) -> LogJointGradient:
-        if self._target is None:
+    def _require_density(self) -> Density:
+        if self._density is None:
             raise InputError("the kernel", expected="a call of setup (MCMC.run does it)", got="none")
-        return self._target
+        return self._density

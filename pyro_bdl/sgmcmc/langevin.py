@@ -7,11 +7,12 @@ from typing import Any, Unpack, final
 import torch
 from torch import Tensor
 
-from pyro_bdl.errors import InputError, NumericalError, UnsupportedModelError
+from pyro_bdl.errors import InputError, UnsupportedModelError
 from pyro_bdl.sgmcmc.arguments import Options
+from pyro_bdl.sgmcmc.density import Density
+from pyro_bdl.sgmcmc.flat import Number, number
 from pyro_bdl.sgmcmc.gradients import Minibatch
 from pyro_bdl.sgmcmc.kernel import StochasticGradientKernel
-from pyro_bdl.sgmcmc.log_joint import LogJointGradient
 from pyro_bdl.sgmcmc.updates import langevin, log_acceptance, probability
 
 
@@ -53,7 +54,6 @@ class Langevin(StochasticGradientKernel):
         if metropolis and not self.temperature:
             raise InputError("temperature", expected="positive, with the Metropolis test", got="0")
         self.metropolis = metropolis
-        self._here: tuple[float, Tensor] = (math.nan, torch.empty(0))
 
     def _begin(self, position: Tensor, gradient: Tensor) -> dict[str, Tensor]:
         if self.batches is not None and self.batches.batches_per_epoch != 1:
@@ -62,46 +62,49 @@ class Langevin(StochasticGradientKernel):
             raise UnsupportedModelError(
                 "the model", expected="all data in each run", got=f"the plate {self._subsampled[0]!r}, which subsamples"
             )
-        self._arrive(self._log_joint, gradient)
-        return {}
+        self._require_density().require_finite(gradient, "gradient")
+        return self._here(self._log_joint, gradient) if self.metropolis else {}
 
     def _jumped(self) -> None:
         if self.metropolis:
-            self._arrive(*self._estimate(self._position, self._next_batch()))
+            log_joint, gradient = self._estimate(self._position, self._next_batch())
+            self._require_density().require_finite(gradient, "gradient")
+            self._carried = self._here(log_joint, gradient)
 
-    def _arrive(self, log_joint: float, gradient: Tensor) -> None:
-        """Know the density and the gradient where the chain is."""
-        if not bool(torch.isfinite(gradient).all()):
-            raise NumericalError(self._blame(self._require_target().layout.views(gradient), "gradient"))
-        self._here = log_joint, gradient.clone()
+    @staticmethod
+    def _here(log_joint: Number, gradient: Tensor) -> dict[str, Tensor]:
+        """The density and the gradient where the chain is."""
+        return {"log_joint": torch.as_tensor(log_joint, dtype=torch.float64), "gradient": gradient.clone()}
 
     def _next(
         self, position: Tensor, gradient: Tensor, noise: Tensor, *, step_size: float, temperature: float
     ) -> Tensor:
         return langevin(position, gradient, noise, step_size=step_size, temperature=temperature, out=noise)
 
-    def _update(self, target: LogJointGradient, *, record: bool = False) -> None:
+    def _update(self, density: Density, *, record: bool = False) -> None:
         if not self.metropolis:
-            super()._update(target, record=record)
+            super()._update(density, record=record)
             return
         assert self._noise is not None
-        step_size, batch = self._step_size_of(self._step), self._next_batch()
-        log_joint, gradient = self._here
+        density.step, step_size, batch = self._step, self._step_size_of(self._step), self._next_batch()
+        log_joint, gradient = self._carried["log_joint"], self._carried["gradient"]
         noise, temperature = self._noise.draw(), self.temperature
         proposed = self._next(self._position, gradient, noise, step_size=step_size, temperature=temperature)
-        try:
-            there, gradient_there = self._estimate(proposed, batch)
-            log_ratio = log_acceptance(
-                self._position, gradient, proposed, gradient_there,
-                gain=there - log_joint, step_size=step_size, temperature=temperature,
-            )  # fmt: skip
-            acceptance = probability(log_ratio)
-        except NumericalError:  # out where the density is no number: a step that is never taken
-            acceptance = 0.0
-        if float(torch.rand((), dtype=torch.float64)) < acceptance:
-            self._move(target, proposed)
-            self._here = there, gradient_there.clone()
-        self._step_size, self._log_joint, self._step = step_size, self._here[0], self._step + 1
-        self._probe.acceptance = acceptance
+        there, gradient_there = self._estimate(proposed, batch, refuse=False)
+        there = torch.as_tensor(there, dtype=torch.float64)
+        there = torch.where(there.isfinite(), there, math.nan)
+        log_ratio = log_acceptance(
+            self._position, gradient, proposed, gradient_there,
+            gain=there - log_joint, step_size=step_size, temperature=temperature,
+        )  # fmt: skip
+        acceptance = probability(log_ratio)  # 0 out where the density is no number
+        taken = self._noise.uniform() < acceptance
+        self._move(density, torch.where(taken[..., None], proposed, self._position))
+        self._carried = {
+            "log_joint": torch.where(taken, there, log_joint),
+            "gradient": torch.where(taken[..., None], gradient_there, gradient),
+        }
+        self._step_size, self._log_joint, self._step = step_size, number(self._carried["log_joint"]), self._step + 1
+        self._probe.acceptance = number(acceptance)
         if record:
             self._record(math.nan)

@@ -22,8 +22,9 @@ from pyro_bdl.data_plate import SubsampleIndices
 from pyro_bdl.errors import InputError, UnsupportedModelError
 from pyro_bdl.log_density import log_density
 from pyro_bdl.minibatches import Batch
-from pyro_bdl.sgmcmc.flat import GaussianPriors, Layout
+from pyro_bdl.sgmcmc.flat import GaussianPriors, Layout, Number, number
 from pyro_bdl.sgmcmc.sites import LatentSite
+from pyro_bdl.sgmcmc.tracing import Traced, trace
 
 
 def random_subset(size: int, subset_size: int, *, device: torch.device | str | None = None) -> Tensor:
@@ -47,17 +48,21 @@ class LogJointGradient:
     """Gradient of the log joint density of a program, as a function of its flat unconstrained parameters.
 
     Sites with an independent normal prior are differentiated in closed form, all others by autograd; latent sites are
-    not drawn, and only the densities that are needed are computed.
+    not drawn, and only the densities that are needed are computed. Parameters of shape (chains, parameters) go through
+    the program at once, by `torch.vmap`.
 
     Args:
         model: the Pyro program.
         sites: its latent sites, in the order of the flat parameters.
         example: unconstrained values by site, for their shapes and dtype.
+        args: positional arguments of the program, after the tensors of a batch.
+        kwargs: its keyword arguments.
         plate: what tells the data plate which points a batch holds; `None`: the program chooses its own batch.
+        jit_compile: trace the program once for each shape of batch, and then run the trace.
 
     Attributes:
         layout: where each site lies in the flat parameters.
-        gradient: the gradient at the last evaluation, of shape (parameters,).
+        gradient: the gradient at the last evaluation, of the shape of the parameters.
     """
 
     def __init__(
@@ -66,61 +71,95 @@ class LogJointGradient:
         sites: Mapping[str, LatentSite],
         example: Mapping[str, Tensor],
         *,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
         plate: SubsampleIndices | None = None,
+        jit_compile: bool = False,
     ) -> None:
         self.layout = Layout(example)
         self.gradient = torch.zeros_like(self.layout.flatten(example))
-        self._model, self._plate = model, plate
+        self.jit_compile = jit_compile
+        self._model, self._args, self._kwargs, self._plate = model, args, dict(kwargs or {}), plate
         self._transformed = [site for site in sites.values() if site.transform is not None]
         self._priors = GaussianPriors(self.layout)
         self._messenger = _LogJoint(self._priors)
+        self._traces: dict[tuple[torch.Size, ...], Traced] = {}
 
-    def evaluate(
-        self,
-        position: Tensor,
-        values: Mapping[str, Tensor],
-        batch: Batch | None,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        *,
-        check: bool,
-    ) -> float:
+    def evaluate(self, position: Tensor, values: Mapping[str, Tensor], batch: Batch | None, *, check: bool) -> Number:
         """Put the gradient at `position` into `gradient`, and return the log joint density.
 
         Args:
-            position: the flat parameters.
+            position: the flat parameters, (parameters,) or (chains, parameters).
             values: its views by site, `layout.views(position)`.
-            batch: the data, whose tensors come before `args`; `None`: the program has its own.
-            args: positional arguments of the program.
-            kwargs: its keyword arguments.
+            batch: the data, whose tensors come before `args`; `None`: the program has its own. With many chains all
+                have the same batch, or each its own, in tensors and indices with a first dimension for the chains.
             check: also check what a working program does not get wrong from one batch to the next: values outside their
-                support, shapes that broadcast against each other, sites that do not reach the gradient.
+                support, shapes that broadcast against each other, sites that do not reach the gradient. One chain only.
+
+        Returns:
+            A number, or shape (chains,).
 
         Raises:
             InputError: observed values or a plate that do not fit.
             UnsupportedModelError: a site that was not there before, or a density without a gradient.
         """
-        leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
-        terms = self.terms(leaves, batch, args, kwargs, check=check)
-        total = functools.reduce(torch.add, terms.values()) if terms else torch.zeros(())
-        if total.requires_grad:
-            inputs = list(leaves.values())
-            found = torch.autograd.grad(total, inputs, allow_unused=True)
-            torch.cat([_flat(g, v) for g, v in zip(found, inputs, strict=True)], out=self.gradient)
+        traced = self.jit_compile and not check
+        self._priors.settled = traced or position.dim() > 1
+        if traced:
+            total, self.gradient = self._by_trace(values, batch)
         else:
-            self.gradient.zero_()
-        return float(total.detach()) + self._priors.add_gradient(position, self.gradient)
+            room = self.gradient if self.gradient.shape == position.shape else None
+            total, self.gradient = self._differentiate(values, batch, check=check, out=room)
+        return number(total) + self._priors.add_gradient(position, self.gradient)
 
-    def terms(
-        self,
-        unconstrained: Mapping[str, Tensor],
-        batch: Batch | None,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        *,
-        check: bool,
-    ) -> dict[str, Tensor]:
-        """The terms of the log joint density that are left to autograd, by site, each summed and scaled."""
+    def _differentiate(
+        self, values: Mapping[str, Tensor], batch: Batch | None, *, check: bool = False, out: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What is left to autograd, () or (chains,), and its gradient."""
+        leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
+        name, leaf = next(iter(leaves.items()))
+        if leaf.dim() == len(self.layout.shapes[name]):
+            total = self._sum(leaves, batch, check=check)
+        else:
+            total = self._sums(leaves, batch)
+        inputs, shape = list(leaves.values()), (*total.shape, -1)
+        found = torch.autograd.grad(total.sum(), inputs, allow_unused=True) if total.requires_grad else inputs
+        parts = [torch.zeros_like(v) if g is None or g is v else g for g, v in zip(found, inputs, strict=True)]
+        return total.detach(), torch.cat([part.reshape(shape) for part in parts], dim=-1, out=out)
+
+    def _by_trace(self, values: Mapping[str, Tensor], batch: Batch | None) -> tuple[Tensor, Tensor]:
+        """As `_differentiate`, which is traced at the first batch of its shape."""
+        tensors = () if batch is None else batch.args if batch.indices is None else (*batch.args, batch.indices)
+        inputs = (*values.values(), *tensors)
+        key = tuple(t.shape for t in inputs)
+        if key not in self._traces:
+
+            def function(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+                values = dict(zip(self.layout.shapes, inputs, strict=False))
+                rest = inputs[len(values) :]
+                if batch is None:
+                    return self._differentiate(values, None)
+                known = batch.indices is not None
+                return self._differentiate(values, Batch(rest[:-1], rest[-1]) if known else Batch(rest))
+
+            self._traces[key] = trace(function, inputs, varied=len(values))
+        total, gradient = self._traces[key](*inputs)
+        return total, gradient
+
+    def _sum(self, values: Mapping[str, Tensor], batch: Batch | None, *, check: bool = False) -> Tensor:
+        terms = self.terms(values, batch, check=check)
+        return functools.reduce(torch.add, terms.values()) if terms else next(iter(values.values())).new_zeros(())
+
+    def _sums(self, values: Mapping[str, Tensor], batch: Batch | None) -> Tensor:
+        """`_sum` of each of many chains."""
+        if batch is None:
+            return torch.vmap(lambda values: self._sum(values, None))(values)
+        own = 0 if batch.indices is not None and batch.indices.dim() > 1 else None
+        run = torch.vmap(lambda values, *parts: self._sum(values, Batch(*parts)), in_dims=(0, own, own))
+        return run(values, batch.args, batch.indices)
+
+    def terms(self, unconstrained: Mapping[str, Tensor], batch: Batch | None, *, check: bool) -> dict[str, Tensor]:
+        """The terms of one chain's log joint density that are left to autograd, by site, each summed and scaled."""
         messenger, plate = self._messenger, self._plate
         with torch.enable_grad():
             terms = messenger.begin(unconstrained, check=check)
@@ -131,23 +170,21 @@ class LogJointGradient:
                 terms[f"the Jacobian of {site.name}"] = site.transform.log_abs_det_jacobian(u, value).sum()
             if batch is None or plate is None:
                 with messenger:
-                    self._model(*args, **kwargs)
+                    self._model(*self._args, **self._kwargs)
             else:
                 plate.set(batch)
                 with messenger, plate:
-                    self._model(*batch.args, *args, **kwargs)
+                    self._model(*batch.args, *self._args, **self._kwargs)
         if check:
             messenger.require_gradient()
             if batch is not None and plate is not None:
                 plate.require_plate()
         return terms
 
-    def log_densities(
-        self, values: Mapping[str, Tensor], batch: Batch | None, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> dict[str, Tensor]:
-        """The log density of each site at `values`, with all checks: to find out where a number is wrong."""
+    def log_densities(self, values: Mapping[str, Tensor], batch: Batch | None) -> dict[str, Tensor]:
+        """The log density of each site at one chain's values, with all checks: to find out where a number is wrong."""
         leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
-        return {**self._priors.log_densities(values), **self.terms(leaves, batch, args, kwargs, check=True)}
+        return {**self._priors.log_densities(values), **self.terms(leaves, batch, check=True)}
 
 
 class _LogJoint(Messenger):
@@ -232,10 +269,6 @@ class _LogJoint(Messenger):
         fn: Any = msg["fn"]
         if not msg["done"] and fn.subsample_size is not None and fn.subsample_size < fn.size:
             msg["value"], msg["done"] = random_subset(fn.size, fn.subsample_size, device=fn.device), True
-
-
-def _flat(gradient: Tensor | None, like: Tensor) -> Tensor:
-    return like.new_zeros(like.numel()) if gradient is None else gradient.reshape(-1)
 
 
 def _check_observed(name: str, fn: Any, value: Any) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_bdl.errors import BDLError
 from pyro_bdl.minibatches import Batch
+from pyro_bdl.sgmcmc.flat import Number, number
 from pyro_bdl.sgmcmc.updates import log_acceptance, probability
 
 EVERY = 50  # updates from one look to the next, which takes two more gradients
@@ -19,7 +20,7 @@ class Update:
     """One update: from where to where, by which batch, and how.
 
     Attributes:
-        before, after: the flat parameters.
+        before, after: the flat parameters, (parameters,) or (chains, parameters).
         log_joint, gradient: at `before`, by the batch.
         batch: `None`: the program's own.
         chance: the state of torch's generator from which a program drew its own batch; `None`: it was given one.
@@ -29,7 +30,7 @@ class Update:
 
     before: Tensor
     after: Tensor
-    log_joint: float
+    log_joint: Number
     gradient: Tensor
     batch: Batch | None
     chance: Tensor | None
@@ -48,7 +49,8 @@ class Probe:
     """
 
     def __init__(self) -> None:
-        self.acceptance = self.noise_ratio = math.nan
+        self.acceptance: Number = math.nan
+        self.noise_ratio: Number = math.nan
         self._next = 0
 
     def is_due(self, t: int) -> bool:
@@ -60,7 +62,7 @@ class Probe:
         t: int,
         update: Update,
         other: Batch | None,
-        estimate: Callable[[Tensor, Batch | None], tuple[float, Tensor]],
+        estimate: Callable[[Tensor, Batch | None], tuple[Number, Tensor]],
     ) -> None:
         """Look at update t; torch's generator is as it was afterwards.
 
@@ -75,7 +77,7 @@ class Probe:
         now = torch.random.get_rng_state()
         try:
             _, gradient = estimate(update.before, other)
-            variance = 0.5 * float((gradient - update.gradient).mul_(root).square_().mean())
+            variance = (gradient - update.gradient).mul_(root).square_().mean(-1).mul_(0.5)
             if update.chance is not None:
                 torch.random.set_rng_state(update.chance)  # the program's own batch once more
             there, gradient = estimate(update.after, update.batch)
@@ -88,5 +90,5 @@ class Probe:
             update.before / root, update.gradient * root, update.after / root, gradient * root,
             gain=there - update.log_joint, step_size=update.step_size, temperature=update.temperature,
         )  # fmt: skip
-        self.acceptance = probability(log_ratio)
-        self.noise_ratio = update.step_size * variance / (4 * update.temperature)
+        self.acceptance = number(probability(log_ratio))
+        self.noise_ratio = number(variance.mul_(update.step_size / (4 * update.temperature)))

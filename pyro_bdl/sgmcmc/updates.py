@@ -213,11 +213,10 @@ def log_acceptance(
     return (gain + 0.5 * (before - after)) / temperature
 
 
-def probability(log_ratio: Tensor) -> float:
-    """min(1, ratio) of one step; 0 where the ratio is no number.
+def probability(log_ratio: Tensor) -> Tensor:
+    """min(1, ratio); 0 where the ratio is no number.
 
-    >>> probability(torch.tensor(0.3)), probability(torch.tensor(float("nan")))
-    (1.0, 0.0)
+    >>> probability(torch.tensor([0.3, float("nan")]))
+    tensor([1., 0.])
     """
-    value = float(log_ratio)
-    return 0.0 if math.isnan(value) else math.exp(min(value, 0.0))
+    return log_ratio.nan_to_num(nan=-math.inf, posinf=math.inf).clamp_max(0.0).exp_()

@@ -153,7 +153,7 @@ def test_a_cycle_explores_without_noise_and_draws_while_it_samples() -> None:
     again = SGLD(target.model, step_size=small, init={"theta": theta})
     again.setup(0, target.x, target.y)
     for _ in range(15):
-        again._update(again._target)  # type: ignore[arg-type]
+        again._update(again._require_density())
         theta = theta + 0.5 * small(again._step - 1) * target.gradient(theta)
     torch.testing.assert_close(again.state["theta"], theta)
 

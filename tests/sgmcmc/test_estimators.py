@@ -53,7 +53,7 @@ def estimates(kernel: Any, position: Tensor) -> tuple[Tensor, Tensor]:
 def exact(model: str, position: Tensor) -> tuple[float, Tensor]:
     kernel = SGLD(MODELS[model], step_size=1e-3, data=(TARGET.x, TARGET.y))
     kernel.setup(0)
-    log_joint, gradient = kernel._evaluate(position, kernel._first_batch())
+    log_joint, gradient = kernel._require_density()(position, kernel._first_batch())
     return log_joint, gradient.clone()
 
 

@@ -99,7 +99,7 @@ def frozen(model: Callable[..., Any], **options: Any) -> Any:
 
     class Frozen(PreconditionedSGLD):  # type: ignore[misc]
         def _begin(self, position: Tensor, gradient: Tensor) -> dict[str, Tensor]:
-            columns = len(self._target.layout.views(position)["theta"][0])  # type: ignore[union-attr]
+            columns = len(self._require_density().views(position)["theta"][0])
             metric = torch.from_numpy(METRIC[:columns]).repeat(len(position) // columns)
             return {"second_moment": metric, "metric": metric}
 

@@ -38,7 +38,7 @@ def log_joint_gradient(
     target = LogJointGradient(model, first.sites, position, plate=plate)
 
     def evaluate(flat: Tensor) -> float:
-        return target.evaluate(flat, target.layout.views(flat), batch, (), {}, check=True)
+        return target.evaluate(flat, target.layout.views(flat), batch, check=True)
 
     return target, target.layout.flatten(position), evaluate
 
