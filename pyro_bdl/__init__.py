@@ -12,7 +12,7 @@ from pyro_bdl.compression.compressed import CompressedNetwork, load_compressed
 from pyro_bdl.compression.random_code.kl_budget import KLBudget
 from pyro_bdl.compression.random_code.random_draw import RandomDraw
 from pyro_bdl.compression.retraining import Retraining
-from pyro_bdl.diagnostics import from_pyro, from_pyro_svi, guide_draws, predict, predict_locally
+from pyro_bdl.diagnostics import from_chains, from_pyro, from_pyro_svi, guide_draws, predict, predict_locally
 from pyro_bdl.estimators import flipout, local_reparameterization
 from pyro_bdl.inference import Fit, MeanFieldELBO, Shrink, fit_svi
 from pyro_bdl.observation import Classifier, Regressor
@@ -21,6 +21,7 @@ from pyro_bdl.sgmcmc import (
     SGLD,
     SGNHT,
     SVRG,
+    Chains,
     Constant,
     ControlVariate,
     Cyclical,
@@ -28,6 +29,7 @@ from pyro_bdl.sgmcmc import (
     Minibatch,
     PolynomialDecay,
     PreconditionedSGLD,
+    sample_chains,
     step_size_weighted_mean,
 )
 
@@ -39,6 +41,7 @@ __all__ = [
     "SGNHT",
     "SVRG",
     "BayesianModule",
+    "Chains",
     "Classifier",
     "CompressedNetwork",
     "Constant",
@@ -62,6 +65,7 @@ __all__ = [
     "errors",
     "fit_svi",
     "flipout",
+    "from_chains",
     "from_pyro",
     "from_pyro_svi",
     "guide_draws",
@@ -71,5 +75,6 @@ __all__ = [
     "predict",
     "predict_locally",
     "priors",
+    "sample_chains",
     "step_size_weighted_mean",
 ]

@@ -111,6 +111,18 @@ class Minibatches:
         while (batch := self._next_in_epoch()) is not None:
             yield batch
 
+    def next_indices(self) -> Tensor:
+        """Which data points the next batch has, for tensors only: the batch counts as given, but is not gathered.
+
+        >>> Minibatches(torch.zeros(5), batch_size=2, shuffle=False).next_indices()
+        tensor([0, 1])
+        """
+        indices = self._next_indices()
+        if indices is None:
+            indices = self._next_indices()
+        assert indices is not None
+        return indices
+
     def next(self) -> Batch:
         """One more batch; after the last one of an epoch, the first of the next."""
         batch = self._next_in_epoch()
@@ -188,34 +200,44 @@ class Minibatches:
         self._order = order.to(self._tensors[0].device)
 
     def _next_in_epoch(self) -> Batch | None:
+        if self._tensors is None:
+            return self._next_of_iterable()
+        indices = self._next_indices()
+        return None if indices is None else self.gather(indices)
+
+    def gather(self, indices: Tensor) -> Batch:
+        """The batch of these data points, for tensors only; of many batches' indices, (batches, B), all of them."""
+        assert self._tensors is not None
+        if indices.dim() == 1 and len(indices) == self.size and not self.shuffle:
+            return Batch(self._tensors, indices)
+        flat = indices.reshape(-1)
+        return Batch(tuple(t.index_select(0, flat).view(*indices.shape, *t.shape[1:]) for t in self._tensors), indices)
+
+    def _next_indices(self) -> Tensor | None:
         if self._order_state is None:
             self._begin_epoch()
-        batch = self._next_of_iterable() if self._tensors is None else self._next_of_tensors()
-        if batch is None:
+        assert self._order is not None
+        assert self.batch_size is not None
+        indices = self._order[self._position * self.batch_size : (self._position + 1) * self.batch_size]
+        ended = len(indices) == 0 or (self.drop_last and len(indices) < self.batch_size)
+        self._count(ended=ended)
+        return None if ended else indices
+
+    def _next_of_iterable(self) -> Batch | None:
+        if self._order_state is None:
+            self._begin_epoch()
+        assert self._iterator is not None
+        item = next(self._iterator, None)
+        self._count(ended=item is None)
+        return None if item is None else Batch(_check_batch(item, self.device))
+
+    def _count(self, *, ended: bool) -> None:
+        """Go on to the next batch, or to the next epoch."""
+        if ended:
             self.epoch += 1
             self._begin_again()
         else:
             self._position += 1
-        return batch
-
-    def _next_of_tensors(self) -> Batch | None:
-        assert self._tensors is not None
-        assert self._order is not None
-        assert self.batch_size is not None
-        indices = self._order[self._position * self.batch_size : (self._position + 1) * self.batch_size]
-        if len(indices) == 0 or (self.drop_last and len(indices) < self.batch_size):
-            return None
-        if len(indices) == self.size and not self.shuffle:
-            return Batch(self._tensors, indices)
-        return Batch(tuple(t.index_select(0, indices) for t in self._tensors), indices)
-
-    def _next_of_iterable(self) -> Batch | None:
-        assert self._iterator is not None
-        try:
-            item = next(self._iterator)
-        except StopIteration:
-            return None
-        return Batch(_check_batch(item, self.device))
 
 
 def _as_tensors(data: Data) -> tuple[Tensor, ...] | None:

@@ -1,22 +1,15 @@
-"""From Pyro to ArviZ: the only file that knows ArviZ.
+"""From Pyro to ArviZ, with the parameters of ArviZ's own `from_numpyro` and `from_numpyro_svi`."""
 
-ArviZ 0.23 keeps its groups in an `InferenceData`, ArviZ 1.x in an `xarray.DataTree`, and the latter has no converter
-for Pyro. Both are built here, from the same dictionaries of NumPy arrays, with the parameters of ArviZ's own
-`from_numpyro` and `from_numpyro_svi`.
-"""
-
-import warnings
+import os
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from importlib.metadata import version
+from typing import Any
 
 from pyro_bdl.diagnostics.arrays import as_numpy
-from pyro_bdl.diagnostics.conversion import Collector, Functions, Groups
+from pyro_bdl.diagnostics.container import Container, Dims, from_arrays, from_datatree
+from pyro_bdl.diagnostics.conversion import Collector, Functions
 from pyro_bdl.diagnostics.draws import each_guide_draw, each_mcmc_draw, mcmc_data, mcmc_draws, sampler_statistics
 from pyro_bdl.errors import InputError
-
-Container = Literal["inference_data", "datatree"]
-Dims = Mapping[str, Sequence[str]]
 
 
 def from_pyro(
@@ -230,48 +223,44 @@ def from_pyro_svi(
     )
 
 
-def from_arrays(
-    groups: Groups,
-    *,
-    coords: Mapping[str, Any] | None = None,
-    dims: Mapping[str, Sequence[str | None]] | None = None,
-    pred_dims: Mapping[str, Sequence[str | None]] | None = None,
-    index_origin: int | None = None,
-    attrs: Mapping[str, Any] | None = None,
-    container: Container | None = None,
-) -> Any:
-    """Dictionaries of NumPy arrays, one a group, as ArviZ's data structure.
+def from_chains(chains: Any, *, container: Container | None = None) -> Any:
+    """Draws of `sample_chains` for ArviZ, with what its functions returned and the sampler's records.
 
     Args:
-        groups: arrays by the name of the variable, by the name of the group; (chain, draw, ...) except for data.
-        coords: see `from_pyro`.
-        dims: see `from_pyro`.
-        pred_dims: see `from_pyro`.
-        index_origin: see `from_pyro`.
-        attrs: attributes of the posterior and of the whole.
+        chains: the result, or the folder of its store, which may still grow: then the draws so far are seen, and read
+            from disk as they are needed.
         container: see `from_pyro`.
-    """
-    container = container or _installed_container()
-    filled = {name: group for name, group in groups.items() if group}
-    attributes = dict(attrs or {})
-    options: dict[str, Any] = {
-        "coords": dict(coords or {}),
-        "dims": {name: list(names) for name, names in (dims or {}).items()},
-        "pred_dims": {name: list(names) for name, names in (pred_dims or {}).items()},
-        "pred_coords": dict(coords or {}),
-        "index_origin": index_origin,
-    }
-    if container == "inference_data":
-        with warnings.catch_warnings():  # ArviZ 0.23 announces the migration to 1.x when it is imported, once a day
-            warnings.filterwarnings("ignore", message="\\s*ArviZ is undergoing", category=FutureWarning)
-            import arviz
-        return arviz.from_dict(**{**filled, **options}, attrs=attributes, posterior_attrs=dict(attributes))
-    if container == "datatree":
-        import arviz_base
 
-        attributes_by_group = {"/": attributes} | ({"posterior": dict(attributes)} if "posterior" in filled else {})
-        return arviz_base.from_dict(filled, **options, attrs=attributes_by_group)
-    raise InputError("container", expected='"inference_data", "datatree" or None', got=repr(container))
+    Returns:
+        `arviz.InferenceData` or `xarray.DataTree` with the groups posterior and sample_stats. For a log-likelihood and
+        function space afterwards there is `from_pyro`, which takes the result, too.
+
+    Raises:
+        InputError: there is no such store, or it has no draws yet.
+
+    >>> import pyro, pyro_bdl as bdl, pyro.distributions as dist
+    >>> kernel = bdl.SGLD(lambda: pyro.sample("w", dist.Normal(0.0, 1.0)), step_size=1e-2)
+    >>> chains = bdl.sample_chains(kernel, num_samples=20, num_chains=4, progress=False)
+    >>> dict(bdl.from_chains(chains, container="datatree")["posterior"].sizes)
+    {'chain': 4, 'draw': 20}
+    """
+    path = chains if isinstance(chains, (str, os.PathLike)) else None if chains.store is None else chains.store.path
+    if path is None:
+        draws = {**chains.get_samples(group_by_chain=True), **chains.get_functions(group_by_chain=True)}
+        groups = {"posterior": draws, "sample_stats": chains.sample_stats()}
+        arrays = {group: {name: as_numpy(value) for name, value in of.items()} for group, of in groups.items()}
+        library = {"inference_library": "pyro-ppl", "modeling_interface": "pyro_bdl"}
+        return from_arrays(arrays, attrs={**library, "kernel": type(chains.kernel).__name__}, container=container)
+    import xarray
+
+    try:
+        tree = xarray.open_datatree(path, engine="zarr", consolidated=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"the store {path}", expected="draws of sample_chains", got=str(error),
+            remedy="Wait for its first draws, if it was begun just now",
+        ) from error  # fmt: skip
+    return from_datatree(tree, container=container)
 
 
 def _finish(
@@ -317,11 +306,3 @@ def _finish(
         attrs={**library, "modeling_interface": "pyro_bdl", **attrs},
         container=container,
     )
-
-
-def _installed_container() -> Container:
-    try:
-        return "inference_data" if int(version("arviz").split(".")[0]) < 1 else "datatree"
-    except PackageNotFoundError:
-        version("arviz-base")  # raises, naming the package, where there is no ArviZ at all
-        return "datatree"

@@ -1,29 +1,19 @@
-"""A fit's state on disk: all of it, or the one before.
+"""A fit's state on disk: parameters, optimizer state, the place in the data and the random generators' states."""
 
-One safetensors file: parameters, optimizer state, the place in the data and the random generators' states as tensors,
-the rest as JSON in its header, with a digest over both. It is written to a temporary file, synced and put in place in
-one move, so a crash leaves the old file. No pickle.
-"""
-
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from pyro_bdl.compression.random_code.kl_budget import KLBudget
-from pyro_bdl.errors import CorruptFileError, InputError
-from pyro_bdl.files import replace_file
+from pyro_bdl.errors import InputError
 from pyro_bdl.inference.shrinking import Shrinking
 from pyro_bdl.minibatches import Minibatches
+from pyro_bdl.state_file import read_state, write_state
 
 FORMAT = "pyro_bdl fit 1"
-DIGEST = 32
 
 
 class Checkpoint:
@@ -84,8 +74,7 @@ class Checkpoint:
             tensors |= {f"shrink.{name}": tensor for name, tensor in more.items()}
         if self.budget is not None:
             tensors |= {f"budget.{name}": tensor for name, tensor in self.budget.state_dict().items()}
-        payload = save({k: v.contiguous().clone() for k, v in tensors.items()}, {"facts": json.dumps(facts)})
-        replace_file(self.path, [hashlib.sha256(payload).digest(), payload])
+        write_state(self.path, tensors, facts)
 
     def restore(self) -> tuple[list[float], list[float], float]:
         """The state of the file, if there is one: losses, KLs and seconds so far."""
@@ -127,24 +116,5 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and facts of a checkpoint, its digest checked first.
-
-    Raises:
-        CorruptFileError: it is damaged, truncated, or no checkpoint.
-    """
-    content = path.read_bytes()
-    digest, payload = content[:DIGEST], content[DIGEST:]
-    if hashlib.sha256(payload).digest() != digest:
-        raise CorruptFileError(
-            f"the checkpoint {path}", expected="a payload that fits its digest", got="another",
-            remedy="The file is damaged or no checkpoint: remove it to begin anew",
-        )  # fmt: skip
-    try:
-        header = int.from_bytes(payload[:8], "little")
-        facts = json.loads(json.loads(payload[8 : 8 + header])["__metadata__"]["facts"])
-        tensors = load(payload)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise CorruptFileError(f"the checkpoint {path}", expected="a fit's state", got=str(error)) from error
-    if facts.get("format") != FORMAT:
-        raise CorruptFileError(f"the checkpoint {path}", expected=FORMAT, got=str(facts.get("format")))
-    return tensors, facts
+    """Tensors and facts of a checkpoint, see `read_state`."""
+    return read_state(path, what="the checkpoint", kind=FORMAT)

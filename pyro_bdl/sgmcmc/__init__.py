@@ -1,5 +1,6 @@
 """Stochastic-gradient MCMC for Pyro programs."""
 
+from pyro_bdl.sgmcmc.chains import Chains, sample_chains
 from pyro_bdl.sgmcmc.gradients import SVRG, ControlVariate, Minibatch
 from pyro_bdl.sgmcmc.kernels import SGHMC, SGLD, SGNHT, PreconditionedSGLD
 from pyro_bdl.sgmcmc.langevin import Langevin
@@ -11,6 +12,7 @@ __all__ = [
     "SGLD",
     "SGNHT",
     "SVRG",
+    "Chains",
     "Constant",
     "ControlVariate",
     "Cyclical",
@@ -19,5 +21,6 @@ __all__ = [
     "PolynomialDecay",
     "PreconditionedSGLD",
     "require_proper_priors",
+    "sample_chains",
     "step_size_weighted_mean",
 ]

@@ -20,6 +20,7 @@ from pyro_bdl.data_plate import SubsampleIndices
 from pyro_bdl.errors import InputError, NumericalError, UnsupportedModelError
 from pyro_bdl.minibatches import Batch, Data, Minibatches
 from pyro_bdl.sgmcmc.arguments import as_minibatches, batches_of_an_epoch, check_unconstrained
+from pyro_bdl.sgmcmc.batches import MinibatchesOfChains
 from pyro_bdl.sgmcmc.density import Density
 from pyro_bdl.sgmcmc.flat import Number, mean
 from pyro_bdl.sgmcmc.gradients import SVRG, Anchor, ControlVariate, GradientEstimator, Minibatch, Point
@@ -109,6 +110,7 @@ class StochasticGradientKernel(MCMCKernel):
         self._density: Density | None = None
         self._anchor: Anchor | None = None
         self._drawn: dict[str, Tensor] = {}
+        self._stream: Minibatches | MinibatchesOfChains | None = self.batches
         self._pending: Batch | None = None
         self._warmup_steps = self._calls = self._step = self._checked_steps = 0
         self._observations = 1.0
@@ -326,7 +328,7 @@ class StochasticGradientKernel(MCMCKernel):
         self._move(density, after)
         self._step_size, self._log_joint, self._step = step_size, log_joint, t + 1
         if looks:
-            self._pending = None if self.batches is None else self.batches.next()
+            self._pending = None if self._stream is None else self._stream.next()
             update = Update(
                 before, after, log_joint, gradient.clone(), batch, chance, step_size, temperature, self._metric()
             )
@@ -342,7 +344,7 @@ class StochasticGradientKernel(MCMCKernel):
 
     def _next_batch(self) -> Batch | None:
         batch, self._pending = self._pending, None
-        return self.batches.next() if batch is None and self.batches is not None else batch
+        return self._stream.next() if batch is None and self._stream is not None else batch
 
     def _step_size_of(self, t: int) -> float:
         assert self.schedule is not None

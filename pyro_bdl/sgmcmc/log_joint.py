@@ -9,7 +9,7 @@ gradient, as each plate's scale is its size over its subsample's.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -123,8 +123,10 @@ class LogJointGradient:
         else:
             total = self._sums(leaves, batch)
         inputs, shape = list(leaves.values()), (*total.shape, -1)
-        found = torch.autograd.grad(total.sum(), inputs, allow_unused=True) if total.requires_grad else inputs
-        parts = [torch.zeros_like(v) if g is None or g is v else g for g, v in zip(found, inputs, strict=True)]
+        found: Sequence[Tensor | None] = [None] * len(inputs)
+        if total.requires_grad:
+            found = torch.autograd.grad(total.sum(), inputs, allow_unused=True)
+        parts = [torch.zeros_like(v) if g is None else g for g, v in zip(found, inputs, strict=True)]
         return total.detach(), torch.cat([part.reshape(shape) for part in parts], dim=-1, out=out)
 
     def _by_trace(self, values: Mapping[str, Tensor], batch: Batch | None) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormal
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 
-from pyro_bdl.diagnostics import arviz as ours
+from pyro_bdl.diagnostics import container as containers
 from pyro_bdl.diagnostics import from_pyro, from_pyro_svi, guide_draws, pointwise_log_likelihood
 from pyro_bdl.errors import InputError
 from pyro_bdl.sgmcmc import SGLD, PolynomialDecay
@@ -217,7 +217,7 @@ def test_loo_is_exact_leave_one_out(az: Any) -> None:
                 {"posterior": {"slope": slope[None].numpy()}, "log_likelihood": {"y": term[None] * scale}}
                 for slope, term in zip(slopes, terms, strict=True)
             ]
-            values = [loo[container](ours.from_arrays(group, container=container)) for group in groups]
+            values = [loo[container](containers.from_arrays(group, container=container)) for group in groups]
             gap = abs(np.mean(values) - exact_leave_one_out())
             assert (gap < 16 * np.std(values, ddof=1) / 8**0.5 + 0.02) == (scale == 1.0)
 
@@ -502,12 +502,12 @@ def test_bad_input_to_from_pyro_svi() -> None:
 
 def test_the_container_follows_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     for installed, expected in (("0.23.4", "inference_data"), ("1.3.0", "datatree")):
-        monkeypatch.setattr(ours, "version", lambda name, value=installed: value)
-        assert ours._installed_container() == expected
+        monkeypatch.setattr(containers, "version", lambda name, value=installed: value)
+        assert containers._known(None) == expected
 
 
 def test_plain_arrays_make_a_data_tree_that_arviz_reads() -> None:
     groups = {"posterior": {"f": np.random.default_rng(0).normal(size=(4, 100, 2))}, "constant_data": {"x": np.ones(2)}}
-    tree = ours.from_arrays(groups, dims={"f": ["point"], "x": ["point"]}, container="datatree")
+    tree = containers.from_arrays(groups, dims={"f": ["point"], "x": ["point"]}, container="datatree")
     assert len(arviz_stats.summary(tree)) == 2
     assert isinstance(arviz_base.convert_to_datatree(tree), xr.DataTree)

@@ -1,0 +1,179 @@
+"""The chains of one process, drawn all at once or one after another, with the same draws either way."""
+
+import copy
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_bdl.errors import InputError, UnsupportedModelError
+from pyro_bdl.sgmcmc.chains.ranks import seed_of_chain
+from pyro_bdl.sgmcmc.chains.stacking import check_all_data, stacked
+from pyro_bdl.sgmcmc.chains.state import restore, state_of
+from pyro_bdl.sgmcmc.flat import mean
+from pyro_bdl.sgmcmc.kernel import StochasticGradientKernel
+
+ChainMethod = Literal["auto", "vectorized", "sequential"]
+Function = tuple[Any, ...]
+TRIALS = 3
+
+
+class Walk:
+    """Chains that go on together, a draw at a time.
+
+    Args:
+        kernels: one a chain, after `set_up`; or one for all of them, `stacked`.
+        random: the state of torch's generator of each kernel: what the model itself draws from.
+        chains: how many.
+
+    Attributes:
+        method: how the chains are drawn.
+    """
+
+    def __init__(self, kernels: Sequence[StochasticGradientKernel], random: Sequence[Tensor], *, chains: int) -> None:
+        self.kernels, self._random, self._chains = list(kernels), list(random), chains
+        self._stacked = len(kernels) == 1 and kernels[0]._position.dim() > 1
+        self.method: ChainMethod = "vectorized" if self._stacked else "sequential"
+
+    def sample(self) -> None:
+        """The next draw of each chain."""
+        for i, kernel in enumerate(self.kernels):
+            with _random_state(self._random, i):
+                kernel.sample(kernel._drawn)
+
+    def values(self, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """The present values of these sites (`None`: all), constrained, (chains, ...), in tensors of their own."""
+        each = []
+        for kernel in self.kernels:
+            views = kernel._require_density().views(kernel._position)
+            chosen = views if names is None else {name: views[name] for name in names}
+            each.append({name: kernel._sites[name].constrain(value) for name, value in chosen.items()})
+        if self._stacked:
+            return {name: value.clone() for name, value in each[0].items()}
+        return {name: torch.stack([e[name] for e in each]) for name in each[0]}
+
+    def evaluate(self, function: Function) -> Tensor:
+        """What a program returns at the present values of its latent sites, (chains, ...)."""
+        program, *args = function
+
+        def run(values: dict[str, Tensor]) -> Any:
+            with pyro.poutine.block(), pyro.validation_enabled(False):
+                return pyro.poutine.condition(program, data=values)(*args)
+
+        values = self.values()
+        with torch.no_grad():
+            if self._stacked:
+                return torch.vmap(run)(values)
+            return torch.stack([run({n: v[i] for n, v in values.items()}) for i in range(self._chains)])
+
+    def take_stats(self) -> dict[str, Tensor]:
+        """The records of the draws since the last call, (chains, draws)."""
+        each = [kernel.sample_stats() for kernel in self.kernels]
+        for kernel in self.kernels:
+            kernel._records.forget()
+        return each[0] if self._stacked else {name: torch.stack([e[name] for e in each]) for name in each[0]}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that decides how the chains go on."""
+        tensors: dict[str, Tensor] = {}
+        facts: list[dict[str, Any]] = []
+        for i, kernel in enumerate(self.kernels):
+            own, known = state_of(kernel)
+            tensors |= {f"{i}.{name}": value for name, value in own.items()} | {f"{i}.random": self._random[i]}
+            facts.append(known)
+        return tensors, {"kernels": facts}
+
+    def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Go on from a state of a walk over the same model by the same method."""
+        for i, (kernel, known) in enumerate(zip(self.kernels, facts["kernels"], strict=True)):
+            own = {name.removeprefix(f"{i}."): t for name, t in tensors.items() if name.startswith(f"{i}.")}
+            self._random[i] = own.pop("random")
+            restore(kernel, own, known)
+
+    def log_joint(self) -> float:
+        """The mean log joint density of the chains by the first of the data: it tells one model from another.
+
+        Of a model that draws its own batch there is no such number, and it is 0.
+        """
+        total, kernels = 0.0, self.kernels
+        for kernel in kernels:
+            source = kernel.batches
+            if source is None and kernel._subsampled:
+                return 0.0
+            batch = None
+            if source is not None and source.batch_size is not None and source.tensors is not None:
+                batch = source.gather(torch.arange(source.batch_size, device=source.tensors[0].device))
+            total += mean(kernel._require_density()(kernel._position, batch, refuse=False)[0])
+        return total / len(kernels)
+
+    def close(self) -> None:
+        """End the kernels' threads."""
+        for kernel in self.kernels:
+            kernel.cleanup()
+
+
+def set_up(
+    kernel: StochasticGradientKernel, *, seed: int, chain: int, warmup_steps: int, args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> tuple[StochasticGradientKernel, Tensor]:  # fmt: skip
+    """A kernel for one chain, and torch's random state after its set-up, by the seed and the chain's number alone."""
+    own = copy.copy(kernel)
+    if own.batches is not None:
+        if own.batches.tensors is None:
+            raise InputError(
+                "data", expected="tensors", got="an iterable of batches", remedy="Use pyro.infer.MCMC for these"
+            )
+        own.batches = copy.copy(own.batches)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_of_chain(seed, chain))
+        own.setup(warmup_steps, *args, **kwargs)
+        return own, torch.get_rng_state()
+
+
+def walk(
+    kernels: Sequence[StochasticGradientKernel], random: Sequence[Tensor], method: ChainMethod
+) -> tuple[Walk, str]:
+    """The chains, all at once if they shall or if that is quicker, and why not if they are not.
+
+    Raises:
+        UnsupportedModelError: they shall, but the model cannot.
+    """
+    apart = Walk(kernels, random, chains=len(kernels))
+    if method == "sequential" or (method == "auto" and len(kernels) == 1):
+        return apart, ""
+    try:
+        many = stacked(kernels)
+    except UnsupportedModelError as error:
+        if method == "vectorized":
+            raise
+        return apart, str(error)
+    if method == "auto" and _seconds(many) > len(kernels) * _seconds(kernels[0]):
+        return apart, ""
+    check_all_data(kernels[0])
+    return Walk([many], random[:1], chains=len(kernels)), ""
+
+
+def _seconds(kernel: StochasticGradientKernel) -> float:
+    """Of one gradient, at its best."""
+    density, times = kernel._require_density(), []
+    for _ in range(TRIALS):
+        begin = time.perf_counter()
+        density(kernel._position, kernel._pending)
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+@contextmanager
+def _random_state(states: list[Tensor], place: int) -> Iterator[None]:
+    """Within it torch's generator is this one; afterwards it is what it was."""
+    before = torch.get_rng_state()
+    torch.set_rng_state(states[place])
+    try:
+        yield
+    finally:
+        states[place] = torch.get_rng_state()
+        torch.set_rng_state(before)
