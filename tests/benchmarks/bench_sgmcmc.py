@@ -202,20 +202,25 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     data = batches()
     x, y = torch.rand(N, SIZES[0]), torch.randint(SIZES[-1], (N,))
+    adapting = partial(PreconditionedSGLD, adapt=10**9)
     contestants = {
         "SGLD by hand": by_hand_foreach(data, sgld_by_hand),
         "SGLD by hand, flat": by_hand_flat(data),
         "SGLD": kernel(data),
         "SGLD from tensors": kernel((x, y), batch_size=BATCH),
+        "SGLD compiled": kernel((x, y), partial(SGLD, jit_compile=True), batch_size=BATCH),
         "PreconditionedSGLD by hand": by_hand_foreach(data, preconditioned_by_hand),
-        "PreconditionedSGLD": kernel(data, partial(PreconditionedSGLD, adapt=10**9)),
+        "PreconditionedSGLD": kernel(data, adapting),
+        "PreconditionedSGLD compiled": kernel((x, y), partial(adapting, jit_compile=True), batch_size=BATCH),
         "SGHMC by hand": by_hand_foreach(data, sghmc_by_hand),
         "SGHMC": kernel(data, SGHMC),
+        "SGHMC compiled": kernel((x, y), partial(SGHMC, jit_compile=True), batch_size=BATCH),
         "SGNHT by hand": by_hand_foreach(data, sgnht_by_hand),
         "SGNHT": kernel(data, SGNHT),
+        "SGNHT compiled": kernel((x, y), partial(SGNHT, jit_compile=True), batch_size=BATCH),
     }
     for step in contestants.values():
-        milliseconds(step, 600 if step is contestants["SGLD from tensors"] else 30)
+        milliseconds(step, 600)  # past the first epoch, in which all batches are checked
     rounds = [
         {name: milliseconds(step, options.steps) for name, step in contestants.items()} for _ in range(options.rounds)
     ]

@@ -44,8 +44,8 @@ def require_same(one: bdl.Chains, other: bdl.Chains) -> None:
 def test_it_goes_on_as_if_it_had_not_stopped(name: str, method: Any, tmp_path: Path) -> None:
     """Also with other places of the saves, and twice."""
     options = {**SETTINGS, "chain_method": method}
-    whole = bdl.sample_chains(KERNELS[name](), num_samples=60, **options)
-    for part in (7, 33, 60, 60):
+    whole = bdl.sample_chains(KERNELS[name](), num_samples=40, **options)
+    for part in (7, 25, 40, 40):
         parts = bdl.sample_chains(
             KERNELS[name](), num_samples=part, store=tmp_path / "run.zarr", resume=True, **options
         )
