@@ -1,12 +1,13 @@
 """From Metropolis-Hastings to SGLD on one model: Bayesian logistic regression on scikit-learn's breast cancer data.
 
-Each step of the way changes one thing: a random walk with the Metropolis test, steps along the gradient with it, without
-it, with minibatches, and then what was added to that. Pyro's NUTS says what is right. Step sizes are chosen on
+Each step of the way changes one thing: a random walk with the Metropolis test, steps along the gradient with it,
+without it, with minibatches, and then what was added to that. Pyro's NUTS says what is right. Step sizes are chosen on
 pilot chains by what these tell of themselves; the test data only judge.
 """
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,23 +33,23 @@ HALVINGS = 40  # at most, of a step size in the search
 
 @dataclass(frozen=True)
 class Settings:
-    """Of all chains; those of Langevin type begin at the posterior's mode."""
+    """Of all chains, which begin at the posterior's mode."""
 
-    updates: int = 20_000
+    updates: int = 10_000
     """updates of a chain after its warm-up"""
-    warmup: int = 2_000
+    warmup: int = 1_000
     """updates of the warm-up"""
     thinning: int = 10
     """updates a draw, of the Langevin kernels"""
     batch_size: int = 45
     """data points of a minibatch"""
-    pilot: int = 1_000
+    pilot: int = 500
     """updates of a pilot chain, after half as many of warm-up"""
-    nuts_draws: int = 1_000
+    nuts_draws: int = 600
     """draws of NUTS"""
-    nuts_warmup: int = 500
+    nuts_warmup: int = 300
     """its warm-up"""
-    prior_scale: float = 1.0
+    prior_scale: float = 0.5
     """deviation of the normal prior on each weight, for standardised inputs"""
     acceptance: float = 0.57
     """what the Metropolis test of Langevin steps should accept at least"""
@@ -107,15 +108,15 @@ class Step:
     Attributes:
         name: as the table calls it.
         changes: what is new in it.
+        first: the step size with which the search begins; NaN: that of the step before is taken.
         make: its kernel for a step size.
-        first: the step size with which the search begins.
         tested: whether it has the Metropolis test.
     """
 
     name: str
     changes: str
+    first: float
     make: Callable[[float], Any]
-    first: float = 0.1
     tested: bool = False
 
 
@@ -126,12 +127,12 @@ def the_way(problem: Problem) -> list[Step]:
     batches = {**options, "batch_size": settings.batch_size}
     model = problem.model
     return [
-        Step("MALA", "gradient", lambda e: bdl.Langevin(model, step_size=e, **options), tested=True),
-        Step("ULA", "no test", lambda e: bdl.Langevin(model, step_size=e, metropolis=False, **options)),
-        Step("SGLD", "minibatches", lambda e: bdl.SGLD(model, step_size=e, **batches)),
-        Step("pSGLD", "preconditioner", lambda e: bdl.PreconditionedSGLD(model, step_size=e, **batches), first=0.01),
-        Step("SGHMC", "momentum", lambda e: bdl.SGHMC(model, step_size=e, **batches)),
-        Step("SGNHT", "thermostat", lambda e: bdl.SGNHT(model, step_size=e, **batches)),
+        Step("MALA", "gradient", 0.1, lambda e: bdl.Langevin(model, step_size=e, **options), tested=True),
+        Step("ULA", "no test", 0.05, lambda e: bdl.Langevin(model, step_size=e, metropolis=False, **options)),
+        Step("SGLD", "minibatches", 0.01, lambda e: bdl.SGLD(model, step_size=e, **batches)),
+        Step("pSGLD", "preconditioner", 2e-4, lambda e: bdl.PreconditionedSGLD(model, step_size=e, **batches)),
+        Step("SGHMC", "momentum", 2e-3, lambda e: bdl.SGHMC(model, step_size=e, **batches)),
+        Step("SGNHT", "thermostat", math.nan, lambda e: bdl.SGNHT(model, step_size=e, **batches)),
     ]
 
 
@@ -183,16 +184,20 @@ class Chain:
 
 def run_pyros(problem: Problem, name: str) -> Chain:
     """NUTS, or the random walk: a step size that Pyro adapts in the warm-up."""
-    settings = problem.settings
+    settings, start = problem.settings, {SITE: problem.mode}
     begin = time.perf_counter()
     if name == REFERENCE:
-        mcmc = MCMC(NUTS(problem.model), settings.nuts_draws, settings.nuts_warmup, disable_progbar=True)
-        changes, updates = "reference", settings.nuts_draws
+        nuts = NUTS(problem.model, full_mass=True, jit_compile=True, ignore_jit_warnings=True)
+        draws, warmup = settings.nuts_draws, settings.nuts_warmup
+        mcmc = MCMC(nuts, draws, warmup, initial_params=start, disable_progbar=True)
+        changes, updates = "reference", draws
     else:
         kernel = RandomWalkKernel(problem.model, init_step_size=0.05)
-        mcmc = MCMC(kernel, settings.updates, settings.warmup, disable_progbar=True)
+        mcmc = MCMC(kernel, settings.updates, settings.warmup, initial_params=start, disable_progbar=True)
         changes, updates = "no gradient", settings.updates
-    mcmc.run(problem.x, problem.y)
+    with warnings.catch_warnings():  # by which Pyro compiles
+        warnings.filterwarnings("ignore", message="`torch.jit.trace` is deprecated", category=DeprecationWarning)
+        mcmc.run(problem.x, problem.y)
     seconds = time.perf_counter() - begin
     rate = mcmc.diagnostics().get("acceptance rate")
     acceptance = None if rate is None else float(next(iter(rate.values())))
@@ -251,7 +256,7 @@ def run(settings: Settings, *, out: Path, progress: bool, console: Console) -> l
         _say(chains[-1], console, progress)
     step_size = math.nan
     for step in the_way(problem):
-        if step.name != "SGNHT":
+        if not math.isnan(step.first):
             step_size = choose_step_size(step, settings)
         chains.append(run_step(step, step_size, settings))
         _say(chains[-1], console, progress)

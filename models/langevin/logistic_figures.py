@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from models.langevin.tables import Row
 from pyro_bdl.diagnostics.plots import style
@@ -14,7 +15,7 @@ from pyro_bdl.diagnostics.plots import style
 if TYPE_CHECKING:
     from models.langevin.logistic import Chain
 
-BINS = 40
+BINS = 30
 
 
 def traces(chains: Sequence[Chain]) -> Figure:
@@ -35,8 +36,9 @@ def traces(chains: Sequence[Chain]) -> Figure:
         draws = chain.draws[:, weight].numpy()
         updates = np.linspace(0, chain.updates, len(draws))
         left.plot(updates, draws, color=style.BLUE, linewidth=0.5)
-        right.hist(exact, edges, density=True, orientation="horizontal", color=style.PALE, label=reference.name)
-        right.hist(draws, edges, density=True, orientation="horizontal", histtype="step", color=style.BLUE, linewidth=1.2)
+        options: dict[str, Any] = {"bins": edges, "density": True, "orientation": "horizontal"}
+        right.hist(exact, color=style.PALE, **options)
+        right.hist(draws, histtype="step", color=style.BLUE, linewidth=1.2, **options)
         style.label(left, y="weight", title=f"{chain.name}: {chain.changes}")
         left.set_ylim(low, high)
         left.set_xlim(0, chain.updates)
@@ -48,24 +50,27 @@ def traces(chains: Sequence[Chain]) -> Figure:
 
 
 def comparison(rows: Sequence[Row]) -> Figure:
-    """Errors of means and deviations against the reference, the first row, and effective draws a second."""
+    """Errors of means (rms over the weights) and deviations (geometric mean) against the first row, and speeds."""
     others = list(rows[1:])
     names = [row["kernel"] for row in others]
     places = np.arange(len(others))[::-1]
     figure, axes = style.panels(1, 3, width=2.9, height=3.2, sharey=True)
     means, deviations, speeds = axes[0]
-    means.plot([row["mean error (sd), rms"] for row in others], places, "o", color=style.BLUE, label="all weights, rms")
-    means.plot([row["largest"] for row in others], places, "D", color=style.ORANGE, markersize=5, label="largest")
+    means.plot([row["mean error (sd), rms"] for row in others], places, "o", color=style.BLUE, label="all weights")
+    means.plot([row["largest"] for row in others], places, "D", color=style.ORANGE, markersize=5, label="worst weight")
     means.set_xlim(left=0)
-    style.label(means, x=f"posterior deviations of {rows[0]['kernel']}", title="Error of the means")
-    style.legend(means)
+    style.label(means, x=f"posterior deviations of {rows[0]['kernel']}", title="Errors of the means")
     deviations.plot([row["sd ratio"] for row in others], places, "o", color=style.BLUE)
-    deviations.axvline(1, color=style.GREY, linewidth=0.9)
-    style.label(deviations, x=f"over those of {rows[0]['kernel']}, geometric mean", title="Deviations")
-    speeds.semilogx([row["ESS/s"] for row in others], places, "o", color=style.BLUE)
-    speeds.axvline(rows[0]["ESS/s"], color=style.GREY, linewidth=0.9, linestyle="--", label=rows[0]["kernel"])
-    style.label(speeds, x="effective draws a second, worst weight", title="Speed")
-    style.legend(speeds)
+    deviations.axvline(1, color=style.GREY, linewidth=0.9, linestyle="--", label=rows[0]["kernel"])
+    style.label(deviations, x=f"over those of {rows[0]['kernel']}", title="Posterior deviations")
+    speeds.semilogx([row["ESS/s"] for row in others], places, "D", color=style.ORANGE, markersize=5)
+    speeds.axvline(rows[0]["ESS/s"], color=style.GREY, linewidth=0.9, linestyle="--")
+    speeds.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    speeds.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    speeds.xaxis.set_minor_formatter(NullFormatter())
+    style.label(speeds, x="effective draws a second", title="Speed")
+    handles = [*means.get_legend_handles_labels()[0], *deviations.get_legend_handles_labels()[0]]
+    style.legend_below(figure, means, columns=3, handles=handles)
     means.set_yticks(places, [f"{name}\n{row['new']}" for name, row in zip(names, others, strict=True)])
     style.headline(figure, "What each step of the way costs and brings")
     return figure

@@ -38,7 +38,7 @@ class Settings:
     """its last one"""
     gamma: float = 0.55
     """its decay"""
-    cycles: int = 50
+    cycles: int = 200
     """cycles of the cyclical schedule"""
     cyclical_step: float = 0.02
     """the first step size of each"""
@@ -153,7 +153,8 @@ class Noise:
 def look_at_noise(x: Tensor, chains: Chains) -> Noise:
     """At `LOOKS` draws, evenly spaced in the logarithm of their number."""
     last = len(chains.steps) - 1
-    chosen = torch.logspace(0, float(np.log10(last + 1)), LOOKS, dtype=torch.float64).long().clamp(1, last + 1).unique() - 1
+    numbers = torch.logspace(0, float(np.log10(last + 1)), LOOKS, dtype=torch.float64)
+    chosen = numbers.long().clamp(1, last + 1).unique() - 1
     variances, rejections = [], []
     for i in chosen.tolist():
         theta, step = chains.theta[:, i], float(chains.steps[i])
@@ -223,10 +224,8 @@ def run(settings: Settings, *, out: Path, progress: bool, console: Console) -> l
     rows = [row_of(name, chains, exact) for name, chains in found.items()]
     rows.append(row_of_exact(exact, int(rows[0]["of a chain"]), settings.chains))
     updates = settings.sweeps * settings.points
-    report(
-        rows, title=f"mixture with tied means, {updates:,} gradients of one data point a chain, {settings.chains} chains",
-        name="mixture", out=out, settings=asdict(settings), console=console,
-    )  # fmt: skip
+    title = f"mixture with tied means, {settings.chains} chains of {updates:,} gradients of one data point"
+    report(rows, title=title, name="mixture", out=out, settings=asdict(settings), console=console)
     console.print(
         f"decaying: a Metropolis-Hastings test would accept {1 - float(noise.rejection[0]):.1%} of the steps at "
         f"e = {float(noise.steps[0]):.2g}, {1 - float(noise.rejection[-1]):.1%} at e = {float(noise.steps[-1]):.2g}"

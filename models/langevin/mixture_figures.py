@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -30,8 +29,8 @@ def posteriors(exact: Exact, found: Mapping[str, Chains]) -> Figure:
     axes[0, 0].contourf(*exact.axes, exact.density.T, levels=20, cmap="Blues")
     style.label(axes[0, 0], x="θ₁", y="θ₂", title="exact, on a grid")
     for ax, (name, chains) in zip(axes[0, 1:], found.items(), strict=True):
-        share = histogram(chains.chain(0), chains.weights)
-        ax.imshow(share.T, origin="lower", extent=(*BOX[0], *BOX[1]), aspect="auto", cmap="Blues", vmin=0)
+        share = histogram(chains.chain(0), chains.weights).T.numpy()
+        ax.imshow(share, origin="lower", extent=(*BOX[0], *BOX[1]), aspect="auto", cmap="Blues", vmin=0)
         distance = exact.distance(chains.chain(0), chains.weights)
         style.label(ax, x="θ₁", title=f"{name} steps, one chain\ntotal variation {distance:.2f}")
         ax.set_xlim(*SHOWN[0])
@@ -73,12 +72,17 @@ def traces(found: Mapping[str, Chains]) -> Figure:
     """theta_2 of each schedule's first chain: its sign is the mode."""
     figure, axes = style.panels(len(found), 1, width=7.6, height=1.7, sharex=True, sharey=True)
     for ax, (name, chains), colour in zip(axes[:, 0], found.items(), style.COLOURS, strict=False):
-        ax.plot(chains.updates, chains.chain(0)[1], ".", color=colour, markersize=1.2, rasterized=True)
+        ax.plot(chains.updates / 1e6, chains.chain(0)[1], ".", color=colour, markersize=1.2, rasterized=True)
         ax.axhline(0, color=style.GREY, linewidth=0.6)
         ax.set_ylim(*SHOWN[1])
         style.label(ax, y="θ₂", title=f"{name} steps")
-    style.label(axes[-1, 0], x="update (gradient of one data point)", y="θ₂", title=axes[-1, 0].get_title(loc="left"))
-    last = max(int(torch.as_tensor(chains.updates[-1])) for chains in found.values())
+    style.label(
+        axes[-1, 0],
+        x="updates (millions of gradients of one data point)",
+        y="θ₂",
+        title=axes[-1, 0].get_title(loc="left"),
+    )
+    last = max(float(chains.updates[-1]) for chains in found.values()) / 1e6
     axes[-1, 0].set_xlim(0, last)
     style.headline(figure, "Which mode? One chain of each schedule, equal numbers of gradients")
     return figure

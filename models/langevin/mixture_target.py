@@ -90,7 +90,7 @@ class Exact:
 
     @classmethod
     def of(cls, x: Tensor, cells: int = CELLS) -> "Exact":
-        """The posterior of these data. The midpoint rule errs by less than 1e-6 for so smooth a density."""
+        """The posterior of these data. The midpoint rule's log evidence is exact to 1e-6, a bin's mass to 0.1%."""
         widths = [(high - low) / (BINS * cells) for low, high in BOX]
         steps = torch.arange(BINS * cells, dtype=x.dtype) + 0.5
         axes = (BOX[0][0] + widths[0] * steps, BOX[1][0] + widths[1] * steps)

@@ -188,7 +188,7 @@ def run(settings: Settings, *, out: Path, progress: bool, console: Console) -> l
     curves = [curve_of(posterior, settings, size, progress=progress) for size in (None, settings.batch_size)]
     rows = [row_of(curve) for curve in curves]
     budget = settings.passes * settings.points
-    title = f"the posterior variance from {budget:,} gradients of one data point; {settings.chains:,} chains a step size"
+    title = f"the posterior variance from {budget:,} gradients of one data point; {settings.chains:,} chains each"
     report(rows, title=title, name="risk", out=out, settings=asdict(settings), console=console)
     risk_figures.curves(curves, budget).savefig(out / "risk.png")
     return rows
