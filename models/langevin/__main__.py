@@ -4,6 +4,7 @@ python -m models.langevin --problem mixture
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,7 +21,7 @@ from models.langevin.tables import Row
 
 @dataclass
 class Options:
-    """Run a problem of the literature: the two modes of Welling & Teh 2011."""
+    """Run one problem: two modes by SGLD, the path from Metropolis-Hastings to SGLD, or the risk by step size."""
 
     problem: Literal["mixture", "logistic", "risk"] = "mixture"
     """which"""
@@ -35,7 +36,11 @@ class Options:
     risk: bias_and_variance.Settings = field(default_factory=bias_and_variance.Settings)
 
 
-PROBLEMS = {"mixture": two_modes.run, "logistic": from_mh_to_sgld.run, "risk": bias_and_variance.run}
+PROBLEMS: dict[str, Callable[..., list[Row]]] = {
+    "mixture": two_modes.run,
+    "logistic": from_mh_to_sgld.run,
+    "risk": bias_and_variance.run,
+}
 
 
 def main(options: Options) -> list[Row]:

@@ -68,7 +68,7 @@ def comparison(rows: Sequence[Row]) -> Figure:
     speeds.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     speeds.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     speeds.xaxis.set_minor_formatter(NullFormatter())
-    style.label(speeds, x="effective draws a second", title="Speed")
+    style.label(speeds, x="effective draws a processor second", title="Speed")
     handles = [*means.get_legend_handles_labels()[0], *deviations.get_legend_handles_labels()[0]]
     style.legend_below(figure, means, columns=3, handles=handles)
     means.set_yticks(places, [f"{name}\n{row['new']}" for name, row in zip(names, others, strict=True)])

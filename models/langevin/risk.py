@@ -158,7 +158,8 @@ def curve_of(posterior: Posterior, settings: Settings, batch_size: int | None, *
         each = estimates(posterior, chains=settings.chains, **given)
         found.append((float(each.mean()) - 1, float(each.var())))
         exact.append(exact_moments(posterior, **given))
-    return Curve(name, updates, steps, *torch.tensor(found).T, *torch.tensor(exact).T, settings.chains)
+    (bias, variance), (exact_bias, exact_variance) = torch.tensor(found).T, torch.tensor(exact).T
+    return Curve(name, updates, steps, bias, variance, exact_bias, exact_variance, settings.chains)
 
 
 def row_of(curve: Curve) -> Row:
