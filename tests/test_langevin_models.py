@@ -10,10 +10,10 @@ import pyro
 import pytest
 import torch
 
+import pyro_bdl as bdl
 from models.langevin import __main__ as command
-from models.langevin import logistic, mixture, risk
+from models.langevin import logistic, mixture, risk, uci
 from models.langevin.mixture_target import BINS, BOX, Exact, draw_data, histogram, log_joint, model, score
-from pyro_bdl import Langevin
 from pyro_bdl.errors import InputError, NumericalError
 from tests.fresh_state import fresh_state  # noqa: F401
 from tests.statistics import FALSE_ALARM, mean_is
@@ -36,7 +36,7 @@ def test_mixture_is_that_of_the_pyro_program() -> None:
 
 
 def test_exact_mixture_integrates_to_one() -> None:
-    """Over the whole plane, by draws of the prior: the mean of posterior over prior density, which is at most 40."""
+    """Over the whole plane, by draws of the prior: the mean of posterior over prior density, which is below 50."""
     theta = PRIOR.sample((200_000,)).T
     mean_is((log_likelihood(theta) - Exact.of(X).log_evidence).exp(), 1.0)
 
@@ -126,13 +126,16 @@ def test_law_of_the_estimates(batch_size: int | None) -> None:
 
 @pytest.mark.parametrize("batch_size", [None, 10])
 def test_risk_is_least_inside(batch_size: int | None) -> None:
-    """By the law, and by 1,000 chains, whose risk at the smallest step is 1 with a standard error of 0.09."""
+    """By the law, and by 1,000 chains.
+
+    Their risk at the smallest step is 1 with a standard error of 0.09 and no tail below: six of them and of the
+    least risk's, 0.4 +- 0.05, together.
+    """
     settings = risk.Settings(points=200, chains=1000, step_sizes=7)
     curve = risk.curve_of(risk.Posterior(settings.points, 0), settings, batch_size, progress=False)
+    assert curve.exact_risk.min() < 0.5 * min(curve.exact_risk[0], curve.exact_risk[-1])
     for values in (curve.exact_risk, curve.risk):
-        best = int(values.argmin())
-        assert 0 < best < len(values) - 1
-        assert values[best] < 0.5 * min(values[0], values[-1])
+        assert 0 < int(values.argmin()) < len(values) - 1
     assert curve.exact_bias[0].abs() < 0.01  # small steps: all variance; large ones: all bias
     assert curve.exact_bias[-1] ** 2 > curve.exact_variance[-1]
 
@@ -151,7 +154,7 @@ def test_step_sizes_are_chosen_by_what_pilots_say() -> None:
     options: Any = {"data": (problem.x, problem.y), "init": {"weights": problem.mode}}
 
     def make(step_size: float) -> Any:
-        return Langevin(problem.model, step_size=step_size, **options)
+        return bdl.Langevin(problem.model, step_size=step_size, **options)
 
     chosen = logistic.choose_step_size(logistic.Step("MALA", "", 10.0, make, tested=True), settings)
     assert 1e-3 < chosen < 1
@@ -186,3 +189,18 @@ def test_command(problem: Any, tmp_path: Path) -> None:
         names = ["NUTS", "MH", "MALA", "ULA", "SGLD", "pSGLD", "SGHMC", "SGNHT"]
         assert [row["kernel"] for row in rows] == names
         assert {f"logistic_{name.lower()}.nc" for name in names} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_regression_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On the embedded diabetes table; a chain that is worse than the training mean would be no regression."""
+
+    def load(_: uci.Settings, split: int, validation: int | None) -> Any:
+        return bdl.data.standardize(bdl.data.load("diabetes", seed=split, validation=validation))
+
+    monkeypatch.setattr(uci, "load", load)
+    settings = uci.Settings(splits=2, step_sizes=(1e-3, 1e3), pilot=200, warmup=200, updates=200)
+    rows = command.main(command.Options(problem="uci", uci=settings, out=tmp_path, progress=False))
+    assert [row["split"] for row in rows] == [0, 1, "mean", "standard error"]
+    assert all(row["step size × N/100"] == 1e-3 for row in rows[:2])  # the other one diverges
+    assert rows[2]["RMSE"] < 77  # the targets' deviation
+    assert rows[3]["RMSE"] > 0

@@ -1,4 +1,4 @@
-"""Langevin sampling where the answer is known: one problem, its table, its figures.
+"""Langevin sampling, mostly where the answer is known: one problem, its table, its figures.
 
 python -m models.langevin --problem mixture
 """
@@ -16,14 +16,15 @@ from rich.console import Console
 from models.langevin import logistic as from_mh_to_sgld
 from models.langevin import mixture as two_modes
 from models.langevin import risk as bias_and_variance
+from models.langevin import uci as tables_of_uci
 from models.langevin.tables import Row
 
 
 @dataclass
 class Options:
-    """Run one problem: two modes by SGLD, the path from Metropolis-Hastings to SGLD, or the risk by step size."""
+    """Two modes by SGLD; the path from Metropolis-Hastings to SGLD; the risk by step size; or a regression table."""
 
-    problem: Literal["mixture", "logistic", "risk"] = "mixture"
+    problem: Literal["mixture", "logistic", "risk", "uci"] = "mixture"
     """which"""
     out: Path = Path("out/langevin")
     """where the table, the figures and ArviZ data are written"""
@@ -34,12 +35,14 @@ class Options:
     mixture: two_modes.Settings = field(default_factory=two_modes.Settings)
     logistic: from_mh_to_sgld.Settings = field(default_factory=from_mh_to_sgld.Settings)
     risk: bias_and_variance.Settings = field(default_factory=bias_and_variance.Settings)
+    uci: tables_of_uci.Settings = field(default_factory=tables_of_uci.Settings)
 
 
 PROBLEMS: dict[str, Callable[..., list[Row]]] = {
     "mixture": two_modes.run,
     "logistic": from_mh_to_sgld.run,
     "risk": bias_and_variance.run,
+    "uci": tables_of_uci.run,
 }
 
 

@@ -19,7 +19,7 @@ def report(rows: Sequence[Row], *, title: str, name: str, out: Path, settings: R
     table = Table(title=title)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     for column in columns:
-        table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
+        table.add_column(column, justify="left" if isinstance(rows[0].get(column), str) else "right")
     for row in rows:
         table.add_row(*(_text(row.get(column)) for column in columns))
     console.print(table)
