@@ -198,7 +198,7 @@ def test_regression_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         return bdl.data.standardize(bdl.data.load("diabetes", seed=split, validation=validation))
 
     monkeypatch.setattr(uci, "load", load)
-    settings = uci.Settings(splits=2, step_sizes=(1e-3, 1e3), pilot=200, warmup=200, updates=200)
+    settings = uci.Settings(splits=2, step_sizes=(1e-3, 1e3), pilot=60, warmup=200, updates=100)
     rows = command.main(command.Options(problem="uci", uci=settings, out=tmp_path, progress=False))
     assert [row["split"] for row in rows] == [0, 1, "mean", "standard error"]
     assert all(row["step size × N/100"] == 1e-3 for row in rows[:2])  # the other one diverges

@@ -1,4 +1,4 @@
-"""Langevin sampling on problems whose answer is known, a file each: `mixture`, `logistic`, `risk`; and `uci`, the regression tables.
+"""Langevin sampling on problems whose answer is known, `mixture`, `logistic` and `risk`, and on regression tables, `uci`.
 
-`python -m models.langevin --problem mixture` runs one; each writes its table, figures and ArviZ data.
+A file each; `python -m models.langevin --problem mixture` runs one, which writes its table, figures and ArviZ data.
 """

@@ -54,7 +54,7 @@ class Settings:
     """its rate"""
     batch_size: int = 100
     """data points of a minibatch"""
-    pilot: int = 1_000
+    pilot: int = 500
     """updates of the chains between which is chosen, after as many of warm-up"""
     warmup: int = 2_000
     """updates of the warm-up"""
