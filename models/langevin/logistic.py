@@ -43,7 +43,7 @@ class Settings:
     """updates a draw, of the Langevin kernels"""
     batch_size: int = 45
     """data points of a minibatch"""
-    pilot: int = 300
+    pilot: int = 600
     """updates of a pilot chain, after half as many of warm-up"""
     nuts_draws: int = 400
     """draws of NUTS"""
@@ -127,11 +127,11 @@ def the_way(problem: Problem) -> list[Step]:
     batches = {**options, "batch_size": settings.batch_size}
     model = problem.model
     return [
-        Step("MALA", "gradient", 0.1, lambda e: bdl.Langevin(model, step_size=e, **options), tested=True),
-        Step("ULA", "no test", 0.05, lambda e: bdl.Langevin(model, step_size=e, metropolis=False, **options)),
-        Step("SGLD", "minibatches", 0.01, lambda e: bdl.SGLD(model, step_size=e, **batches)),
-        Step("pSGLD", "preconditioner", 2e-4, lambda e: bdl.PreconditionedSGLD(model, step_size=e, **batches)),
-        Step("SGHMC", "momentum", 2e-3, lambda e: bdl.SGHMC(model, step_size=e, **batches)),
+        Step("MALA", "gradient", 0.05, lambda e: bdl.Langevin(model, step_size=e, **options), tested=True),
+        Step("ULA", "no test", 0.02, lambda e: bdl.Langevin(model, step_size=e, metropolis=False, **options)),
+        Step("SGLD", "minibatches", 0.005, lambda e: bdl.SGLD(model, step_size=e, **batches)),
+        Step("pSGLD", "preconditioner", 1e-4, lambda e: bdl.PreconditionedSGLD(model, step_size=e, **batches)),
+        Step("SGHMC", "momentum", 1e-3, lambda e: bdl.SGHMC(model, step_size=e, **batches)),
         Step("SGNHT", "thermostat", math.nan, lambda e: bdl.SGNHT(model, step_size=e, **batches)),
     ]
 
