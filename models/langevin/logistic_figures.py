@@ -59,7 +59,7 @@ def comparison(rows: Sequence[Row]) -> Figure:
     means.plot([row["mean error (sd), rms"] for row in others], places, "o", color=style.BLUE, label="all weights")
     means.plot([row["largest"] for row in others], places, "D", color=style.ORANGE, markersize=5, label="worst weight")
     means.set_xlim(left=0)
-    style.label(means, x=f"posterior deviations of {rows[0]['kernel']}", title="Errors of the means")
+    style.label(means, x=f"posterior deviations of {rows[0]['kernel']}", title="Errors of the means (rms, worst)")
     deviations.plot([row["sd ratio"] for row in others], places, "o", color=style.BLUE)
     deviations.axvline(1, color=style.GREY, linewidth=0.9, linestyle="--", label=rows[0]["kernel"])
     style.label(deviations, x=f"over those of {rows[0]['kernel']}", title="Posterior deviations")
