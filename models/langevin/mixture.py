@@ -38,11 +38,11 @@ class Settings:
     """its last one"""
     gamma: float = 0.55
     """its decay"""
-    cycles: int = 200
+    cycles: int = 50
     """cycles of the cyclical schedule"""
-    cyclical_step: float = 0.02
+    cyclical_step: float = 0.005
     """the first step size of each"""
-    exploration: float = 0.8
+    exploration: float = 0.5
     """the part of each cycle without noise"""
     chains: int = 32
     """chains of each schedule; figures show the first"""
