@@ -34,7 +34,7 @@ def curves(found: Sequence[Curve], budget: int) -> Figure:
             ax.loglog(curve.steps, measured, marker, color=colour, markersize=4, label=name)
         best = int(curve.risk.argmin())
         ax.axvline(float(curve.steps[best]), color=style.GREY, linewidth=0.8, linestyle=":", label="least risk")
-        title = f"{curve.name}: {curve.updates:,} updates, least risk {float(curve.risk[best]):.2g}"
+        title = f"{curve.name}: {curve.updates:,} updates, least risk {float(curve.risk[best]):.2f}"
         style.label(ax, x="step size e × largest posterior precision", title=title)
         ax.set_ylim(*LIMITS)
     axes[0, 0].set_ylabel("error of the posterior variance, squared\n(exact value: 1)", fontsize=9, color=style.INK)
