@@ -15,6 +15,7 @@ from rich.console import Console
 
 from models.langevin import logistic as from_mh_to_sgld
 from models.langevin import mixture as two_modes
+from models.langevin import mnist as images
 from models.langevin import risk as bias_and_variance
 from models.langevin import uci as tables_of_uci
 from models.langevin.tables import Row
@@ -22,9 +23,9 @@ from models.langevin.tables import Row
 
 @dataclass
 class Options:
-    """Two modes by SGLD; the path from Metropolis-Hastings to SGLD; the risk by step size; or a regression table."""
+    """Two modes by SGLD; from Metropolis-Hastings to SGLD; the risk by step size; images; or a regression table."""
 
-    problem: Literal["mixture", "logistic", "risk", "uci"] = "mixture"
+    problem: Literal["mixture", "logistic", "risk", "mnist", "uci"] = "mixture"
     """which"""
     out: Path = Path("out/langevin")
     """where the table, the figures and ArviZ data are written"""
@@ -35,6 +36,7 @@ class Options:
     mixture: two_modes.Settings = field(default_factory=two_modes.Settings)
     logistic: from_mh_to_sgld.Settings = field(default_factory=from_mh_to_sgld.Settings)
     risk: bias_and_variance.Settings = field(default_factory=bias_and_variance.Settings)
+    mnist: images.Settings = field(default_factory=images.Settings)
     uci: tables_of_uci.Settings = field(default_factory=tables_of_uci.Settings)
 
 
@@ -42,6 +44,7 @@ PROBLEMS: dict[str, Callable[..., list[Row]]] = {
     "mixture": two_modes.run,
     "logistic": from_mh_to_sgld.run,
     "risk": bias_and_variance.run,
+    "mnist": images.run,
     "uci": tables_of_uci.run,
 }
 
