@@ -28,6 +28,7 @@ from pyro_bdl.sgmcmc import (
     Minibatch,
     PolynomialDecay,
     PreconditionedSGLD,
+    find_step_size,
     step_size_weighted_mean,
 )
 
@@ -60,6 +61,7 @@ __all__ = [
     "diagnostics",
     "distributions",
     "errors",
+    "find_step_size",
     "fit_svi",
     "flipout",
     "from_pyro",

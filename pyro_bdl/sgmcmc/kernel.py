@@ -23,6 +23,7 @@ from pyro_bdl.sgmcmc.arguments import as_minibatches, batches_of_an_epoch, check
 from pyro_bdl.sgmcmc.density import Density
 from pyro_bdl.sgmcmc.flat import Number, mean
 from pyro_bdl.sgmcmc.gradients import SVRG, Anchor, ControlVariate, GradientEstimator, Minibatch, Point
+from pyro_bdl.sgmcmc.large_steps import warn_of_large_steps
 from pyro_bdl.sgmcmc.log_joint import LogJointGradient
 from pyro_bdl.sgmcmc.noise import Noise, NoiseOfChains
 from pyro_bdl.sgmcmc.probe import Probe, Update
@@ -117,7 +118,7 @@ class StochasticGradientKernel(MCMCKernel):
         self._position = torch.empty(0)
         self._carried: dict[str, Tensor] = {}
         self._noise: Noise | NoiseOfChains | None = None
-        self._records, self._probe = Records(), Probe()
+        self._records, self._probe, self._judged = Records(), Probe(), False
 
     # What a sampler is -----------------------------------------------------------------------------------------------
 
@@ -255,7 +256,16 @@ class StochasticGradientKernel(MCMCKernel):
         return self._records.stats()
 
     def cleanup(self) -> None:
-        """End the threads; parameters and records stay."""
+        """End the threads, and warn (`StepSizeWarning`) of steps that were too large; parameters and records stay."""
+        self._end_threads()
+        if not self._judged:  # Pyro calls this twice for a chain
+            self._judged = True
+            warn_of_large_steps(
+                self.sample_stats(), temperature=self.temperature, parameters=self._position.shape[-1],
+                thinning=self.thinning, stacklevel=2,
+            )  # fmt: skip
+
+    def _end_threads(self) -> None:
         if self._noise is not None:
             self._noise.close()
 

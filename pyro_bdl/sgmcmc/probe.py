@@ -46,12 +46,15 @@ class Probe:
         acceptance: the probability with which a Metropolis-Hastings test would have taken the update, were its batch
             all data; NaN where it could not be seen.
         noise_ratio: e V / (4 T), V the variance of a parameter's gradient from batch to batch.
+
+    Args:
+        every: updates from one look to the next. Default: `EVERY`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every: int | None = None) -> None:
         self.acceptance: Number = math.nan
         self.noise_ratio: Number = math.nan
-        self._next = 0
+        self._every, self._next = every, 0
 
     def is_due(self, t: int) -> bool:
         """Whether it is time to look at update t."""
@@ -72,7 +75,7 @@ class Probe:
             other: another batch.
             estimate: the log joint density and its gradient at a position, by a batch.
         """
-        self._next = t + EVERY
+        self._next = t + (self._every or EVERY)
         root = torch.ones(()) if update.metric is None else update.metric.sqrt()
         now = torch.random.get_rng_state()
         try:
