@@ -249,7 +249,8 @@ class StochasticGradientKernel(MCMCKernel):
           there is one. Its mean over draws is T where the step is small and the gradients' noise is, too; more says by
           how much the variances are too large.
         - `acceptance`: the probability with which a Metropolis-Hastings test (MALA) would have accepted the last
-          update, if its batch were all data. Looked at about every 50 updates, in between as before.
+          update, if another batch were all data: by its own the update always leads uphill. Looked at about every 50
+          updates, in between as before.
         - `noise_ratio`: e V / (4 T), the variance that the noise of the gradients adds to a step, over that of the
           noise that is injected; V is the mean variance of a parameter's gradient. Looked at as often.
         """
@@ -320,7 +321,6 @@ class StochasticGradientKernel(MCMCKernel):
         density.step = t
         step_size, temperature = self._step_size_of(t), 0.0 if explores(self.schedule, t) else self.temperature
         looks = record and temperature > 0 and self._probe.is_due(t)
-        chance = torch.random.get_rng_state() if looks and batch is None else None
         if isinstance(self._estimator, SVRG) and t % self._estimator.every == 0:
             assert self._anchor is not None
             self._anchor.move(self._position)
@@ -337,9 +337,7 @@ class StochasticGradientKernel(MCMCKernel):
         self._step_size, self._log_joint, self._step = step_size, log_joint, t + 1
         if looks:
             self._pending = None if self.batches is None else self.batches.next()
-            update = Update(
-                before, after, log_joint, gradient.clone(), batch, chance, step_size, temperature, self._metric()
-            )
+            update = Update(before, after, gradient.clone(), step_size, temperature, self._metric())
             self._probe.look(t, update, self._pending, self._estimate)
         if record:
             heat = kinetic_temperature(before, after, step_size=step_size, metric=self._metric())

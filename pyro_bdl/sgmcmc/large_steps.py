@@ -49,17 +49,19 @@ def warn_of_large_steps(
     >>> "kinetic temperature of 1.5" in str(told[0].message)
     True
     """
-    heat, acceptance = (stats[name].reshape(-1, stats[name].shape[-1]) for name in ("kinetic_temperature", "acceptance"))
+    heat, acceptance = (
+        stats[name].reshape(-1, stats[name].shape[-1]) for name in ("kinetic_temperature", "acceptance")
+    )
     if not temperature or bool(heat.isnan().all()):
         return
     told = []
-    blocks = _block_means(heat.mean(0))
+    blocks = _block_means(_of_all_chains(heat))
     if _nearly_all(blocks > (1 + EXCESS) * temperature):
         told.append(
             f"a kinetic temperature of {float(blocks.median()):.3g}, where {temperature:.3g} is expected: the variances"
             f" of the draws are about {float(blocks.median()) / temperature:.2g} times the posterior's"
         )
-    looks = acceptance.mean(0)[:: math.ceil(probe.EVERY / thinning)]
+    looks = _of_all_chains(acceptance)[:: math.ceil(probe.EVERY / thinning)]
     blocks, least = _block_means(looks), least_acceptance(parameters)
     if _nearly_all(blocks < least):
         told.append(
@@ -84,6 +86,10 @@ def least_acceptance(parameters: int, excess: float = EXCESS) -> float:
     """
     s = 2 * math.sqrt(parameters * excess**3) / (1 + excess)
     return 0.5 * (1 + float(torch.special.erfcx(torch.tensor(s / math.sqrt(2), dtype=torch.float64))))
+
+
+def _of_all_chains(values: Tensor) -> Tensor:
+    return values.reshape(-1, values.shape[-1]).mean(0)
 
 
 def _block_means(values: Tensor) -> Tensor:

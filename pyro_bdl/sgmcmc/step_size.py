@@ -39,9 +39,10 @@ def find_step_size(
     - The gradients' noise adds its share of the injected noise to the variances; 5% makes deviations 2.5% too large.
       For `SGHMC` the share is (2 - alpha)/alpha times the recorded `noise_ratio`, as momentum adds up forces. The
       thermostat of `SGNHT` takes the noise out, but its friction grows with it: the bound is on `noise_ratio` itself.
-    - The would-be acceptance falls with :math:`s^2 = \sum_i (e \lambda_i)^3 / 16`, to about :math:`1 - s/\sqrt{2\pi}`:
-      at 0.98 no direction has e lambda above 0.4, whatever the number of parameters, and so no deviation more
-      than 5.5% too large. Of d parameters with the same curvature the bound is a strict one, e lambda = 0.34/d^(1/3):
+    - The would-be acceptance falls to about :math:`1 - s/\sqrt{2\pi}`, with a variance of the log ratio of
+      :math:`s^2 = \sum_i (e \lambda_i)^2 (e \lambda_i + 4 r) / 16`, r the noise_ratio: at 0.98
+      no direction has e lambda above 0.4, whatever the number of parameters, and so no deviation more than 5.5% too
+      large. Of d parameters with the same curvature the bound is a strict one, e lambda = 0.34/d^(1/3):
       a network may do with 0.8 (its acceptance never goes below 1/2, however large the step). `Langevin` with its test
       is exact for any step; for it the bound is the acceptance that is best, 0.57.
 
