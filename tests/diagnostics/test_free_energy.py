@@ -10,11 +10,11 @@ import pytest
 import torch
 from pyro.infer import MCMC, Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
-from pyro_bdl.diagnostics.free_energy import FreeEnergy
 from torch import Tensor
 
 import pyro_bdl as bdl
 from pyro_bdl.diagnostics import chain_free_energy, free_energy
+from pyro_bdl.diagnostics.energies import FreeEnergy
 from pyro_bdl.diagnostics.entropy import gaussian_entropy, neighbour_entropy
 from pyro_bdl.errors import InputError, NumericalError, UnsupportedModelError
 from tests.targets import ConjugateRegression
@@ -90,9 +90,8 @@ def test_the_posterior_has_the_least_free_energy_and_it_is_that_of_the_data() ->
     found = free_energy(TARGET.model, guide, *DATA)
     assert abs(found.free_energy + TARGET.log_evidence) <= ERRORS * found.free_energy_error
     assert energy_at(TARGET.mean, covariance) - entropy_of(covariance) == pytest.approx(-TARGET.log_evidence)
-    assert (
-        energy_at(*(lambda g: (TARGET.mean, g[1]))(mean_field())) - entropy_of(mean_field()[1]) > -TARGET.log_evidence
-    )
+    narrow = torch.diag(1 / TARGET.precision.diagonal())
+    assert energy_at(TARGET.mean, narrow) - entropy_of(narrow) > -TARGET.log_evidence
 
 
 @pytest.mark.parametrize("name", GUIDES)
@@ -116,7 +115,7 @@ def test_constrained_sites_and_batches() -> None:
     for make in (AutoNormal, bdl.guides.AutoMeanField):
         guide = make(model, init_loc_fn=lambda site: torch.tensor(1.0), init_scale=0.5)
         guide(y)
-        found = free_energy(model, guide, y, num_samples=3000)
+        found = free_energy(model, guide, y, num_samples=1000)
         # u ~ N(0, 1/4): E log p(scale) = -log sqrt(2 pi) - E u^2 / 2, E log p(y) = 10 (-log sqrt(2 pi) - e^(2/4) / 2).
         root = 0.5 * math.log(2 * math.pi)
         energy = root + 0.125 + 10 * (root + 0.5 * math.exp(0.5))
@@ -152,7 +151,7 @@ def test_a_point_has_no_entropy() -> None:
         free_energy(TARGET.model, guide, *DATA, num_samples=2)
 
 
-def chain(kernel: Any, draws: int = 2000) -> MCMC:
+def chain(kernel: Any, draws: int = 600) -> MCMC:
     mcmc = MCMC(kernel, num_samples=draws, warmup_steps=50, disable_progbar=True)
     mcmc.run(*DATA)
     return mcmc
@@ -163,15 +162,15 @@ def langevin(**options: Any) -> Any:
 
 
 def test_a_chain_against_closed_forms() -> None:
-    found = chain_free_energy(chain(langevin(thinning=5)))
+    found = chain_free_energy(chain(langevin(thinning=4)))
     check(found, energy_at(TARGET.mean, TARGET.covariance), entropy_of(TARGET.covariance))
-    assert found.free_energy == pytest.approx(-TARGET.log_evidence, abs=0.3)
-    assert found.free_energy_error < 0.1
+    assert found.free_energy == pytest.approx(-TARGET.log_evidence, abs=0.5)
+    assert found.free_energy_error < 0.15
 
 
 def test_a_tempered_chain_has_its_own_temperature() -> None:
     """Its draws are those of N(mean, T covariance)."""
-    found = chain_free_energy(chain(langevin(thinning=5, temperature=0.5)))
+    found = chain_free_energy(chain(langevin(thinning=4, temperature=0.5)))
     assert found.temperature == 0.5
     check(found, energy_at(TARGET.mean, 0.5 * TARGET.covariance), entropy_of(0.5 * TARGET.covariance))
 
@@ -180,7 +179,7 @@ def test_a_chain_with_a_constrained_site_is_that_of_the_site_itself() -> None:
     """LogNormal(0.3, 0.5), without data: F = -log 1, E = S, as the model has the site."""
     mcmc = MCMC(
         bdl.Langevin(lambda: pyro.sample("scale", dist.LogNormal(0.3, 0.5)), step_size=0.4, thinning=3),
-        num_samples=2000, warmup_steps=50, disable_progbar=True,
+        num_samples=800, warmup_steps=50, disable_progbar=True,
     )  # fmt: skip
     mcmc.run()
     entropy = 0.5 * LOG_2PIE + math.log(0.5) + 0.3
