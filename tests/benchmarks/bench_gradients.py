@@ -57,7 +57,7 @@ def main() -> None:
         "SVRG(5 epochs)": SVRG(5 * EPOCH),
         "SVRG(20 epochs)": SVRG(20 * EPOCH),
     }
-    for step_size in (1e-4, 1e-3, 1e-2):
+    for step_size in (1e-4, 1e-3):
         plain = SGLD(model, data=(x, y), batch_size=BATCH)
         plain.setup(0)
         for name, estimator in {"Minibatch()": Minibatch(), **estimators}.items():
