@@ -36,6 +36,7 @@ bench: $(READY)  ## what a step costs, against the same by hand
 	$(BIN)/python -m tests.benchmarks.bench_sgmcmc --threads 1
 	$(BIN)/python -m tests.benchmarks.bench_chains --threads 2
 	$(BIN)/python -m tests.benchmarks.bench_convolution_bias
+	$(BIN)/python -m tests.benchmarks.bench_gradients
 	$(BIN)/python -m tests.benchmarks.bench_shrink
 	$(BIN)/python -m tests.benchmarks.bench_coding
 	$(BIN)/python -m tests.benchmarks.bench_forward

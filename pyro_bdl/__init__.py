@@ -29,6 +29,7 @@ from pyro_bdl.sgmcmc import (
     Minibatch,
     PolynomialDecay,
     PreconditionedSGLD,
+    find_step_size,
     sample_chains,
     step_size_weighted_mean,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "diagnostics",
     "distributions",
     "errors",
+    "find_step_size",
     "fit_svi",
     "flipout",
     "from_chains",

@@ -57,5 +57,9 @@ class FileUnavailableError(BDLError, OSError):
     """A file is not here and could not be fetched; the message says why and where to put it by hand."""
 
 
+class StepSizeWarning(UserWarning):
+    """A chain that has run took steps so large, or so noisy, that its draws are not those of the posterior."""
+
+
 class NumericalError(BDLError, ArithmeticError):
     """A loss, gradient or state became NaN or infinite; the message names the site and the step."""

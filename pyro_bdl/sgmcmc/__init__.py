@@ -6,6 +6,7 @@ from pyro_bdl.sgmcmc.kernels import SGHMC, SGLD, SGNHT, PreconditionedSGLD
 from pyro_bdl.sgmcmc.langevin import Langevin
 from pyro_bdl.sgmcmc.schedules import Constant, Cyclical, PolynomialDecay, step_size_weighted_mean
 from pyro_bdl.sgmcmc.sites import require_proper_priors
+from pyro_bdl.sgmcmc.step_size import find_step_size
 
 __all__ = [
     "SGHMC",
@@ -20,6 +21,7 @@ __all__ = [
     "Minibatch",
     "PolynomialDecay",
     "PreconditionedSGLD",
+    "find_step_size",
     "require_proper_priors",
     "sample_chains",
     "step_size_weighted_mean",

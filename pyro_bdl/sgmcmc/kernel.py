@@ -24,6 +24,7 @@ from pyro_bdl.sgmcmc.batches import MinibatchesOfChains
 from pyro_bdl.sgmcmc.density import Density
 from pyro_bdl.sgmcmc.flat import Number, mean
 from pyro_bdl.sgmcmc.gradients import SVRG, Anchor, ControlVariate, GradientEstimator, Minibatch, Point
+from pyro_bdl.sgmcmc.large_steps import warn_of_large_steps
 from pyro_bdl.sgmcmc.log_joint import LogJointGradient
 from pyro_bdl.sgmcmc.noise import Noise, NoiseOfChains
 from pyro_bdl.sgmcmc.probe import Probe, Update
@@ -119,7 +120,7 @@ class StochasticGradientKernel(MCMCKernel):
         self._position = torch.empty(0)
         self._carried: dict[str, Tensor] = {}
         self._noise: Noise | NoiseOfChains | None = None
-        self._records, self._probe = Records(), Probe()
+        self._records, self._probe, self._judged = Records(), Probe(), False
 
     # What a sampler is -----------------------------------------------------------------------------------------------
 
@@ -250,14 +251,24 @@ class StochasticGradientKernel(MCMCKernel):
           there is one. Its mean over draws is T where the step is small and the gradients' noise is, too; more says by
           how much the variances are too large.
         - `acceptance`: the probability with which a Metropolis-Hastings test (MALA) would have accepted the last
-          update, if its batch were all data. Looked at about every 50 updates, in between as before.
+          update, if another batch were all data: by its own the update always leads uphill. Looked at about every 50
+          updates, in between as before.
         - `noise_ratio`: e V / (4 T), the variance that the noise of the gradients adds to a step, over that of the
           noise that is injected; V is the mean variance of a parameter's gradient. Looked at as often.
         """
         return self._records.stats()
 
     def cleanup(self) -> None:
-        """End the threads; parameters and records stay."""
+        """End the threads, and warn (`StepSizeWarning`) of steps that were too large; parameters and records stay."""
+        self._end_threads()
+        if not self._judged:  # Pyro calls this twice for a chain
+            self._judged = True
+            warn_of_large_steps(
+                self.sample_stats(), temperature=self.temperature, parameters=self._position.shape[-1],
+                thinning=self.thinning, stacklevel=2,
+            )  # fmt: skip
+
+    def _end_threads(self) -> None:
         if self._noise is not None:
             self._noise.close()
 
@@ -312,7 +323,6 @@ class StochasticGradientKernel(MCMCKernel):
         density.step = t
         step_size, temperature = self._step_size_of(t), 0.0 if explores(self.schedule, t) else self.temperature
         looks = record and temperature > 0 and self._probe.is_due(t)
-        chance = torch.random.get_rng_state() if looks and batch is None else None
         if isinstance(self._estimator, SVRG) and t % self._estimator.every == 0:
             assert self._anchor is not None
             self._anchor.move(self._position)
@@ -329,9 +339,7 @@ class StochasticGradientKernel(MCMCKernel):
         self._step_size, self._log_joint, self._step = step_size, log_joint, t + 1
         if looks:
             self._pending = None if self._stream is None else self._stream.next()
-            update = Update(
-                before, after, log_joint, gradient.clone(), batch, chance, step_size, temperature, self._metric()
-            )
+            update = Update(before, after, gradient.clone(), step_size, temperature, self._metric())
             self._probe.look(t, update, self._pending, self._estimate)
         if record:
             heat = kinetic_temperature(before, after, step_size=step_size, metric=self._metric())

@@ -17,23 +17,18 @@ EVERY = 50  # updates from one look to the next, which takes two more gradients
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """One update: from where to where, by which batch, and how.
+    """One update: from where to where, and how.
 
     Attributes:
         before, after: the flat parameters, (parameters,) or (chains, parameters).
-        log_joint, gradient: at `before`, by the batch.
-        batch: `None`: the program's own.
-        chance: the state of torch's generator from which a program drew its own batch; `None`: it was given one.
+        gradient: at `before`, by the update's batch.
         step_size, temperature: e and T.
         metric: the preconditioner; `None`: ones.
     """
 
     before: Tensor
     after: Tensor
-    log_joint: Number
     gradient: Tensor
-    batch: Batch | None
-    chance: Tensor | None
     step_size: float
     temperature: float
     metric: Tensor | None
@@ -43,15 +38,19 @@ class Probe:
     """What was seen last.
 
     Attributes:
-        acceptance: the probability with which a Metropolis-Hastings test would have taken the update, were its batch
-            all data; NaN where it could not be seen.
+        acceptance: the probability with which a Metropolis-Hastings test would have taken the update, were another
+            batch all data; NaN where it could not be seen. (By its own batch it would seem better than it is: an
+            update goes uphill on its own noise.)
         noise_ratio: e V / (4 T), V the variance of a parameter's gradient from batch to batch.
+
+    Args:
+        every: updates from one look to the next. Default: `EVERY`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every: int | None = None) -> None:
         self.acceptance: Number = math.nan
         self.noise_ratio: Number = math.nan
-        self._next = 0
+        self._every, self._next = every, 0
 
     def is_due(self, t: int) -> bool:
         """Whether it is time to look at update t."""
@@ -69,26 +68,26 @@ class Probe:
         Args:
             t: its number.
             update: what it was.
-            other: another batch.
+            other: another batch; `None`: the program draws one.
             estimate: the log joint density and its gradient at a position, by a batch.
         """
-        self._next = t + EVERY
+        self._next = t + (self._every or EVERY)
         root = torch.ones(()) if update.metric is None else update.metric.sqrt()
         now = torch.random.get_rng_state()
         try:
-            _, gradient = estimate(update.before, other)
-            variance = (gradient - update.gradient).mul_(root).square_().mean(-1).mul_(0.5)
-            if update.chance is not None:
-                torch.random.set_rng_state(update.chance)  # the program's own batch once more
-            there, gradient = estimate(update.after, update.batch)
+            here, gradient = estimate(update.before, other)
+            gradient = gradient.clone()
+            torch.random.set_rng_state(now)  # the same batch once more, where the program draws it
+            there, gradient_there = estimate(update.after, other)
         except (BDLError, RuntimeError, IndexError, ValueError):  # the next update will tell, if it meets it
             self.acceptance = self.noise_ratio = math.nan
             return
         finally:
             torch.random.set_rng_state(now)
         log_ratio = log_acceptance(
-            update.before / root, update.gradient * root, update.after / root, gradient * root,
-            gain=there - update.log_joint, step_size=update.step_size, temperature=update.temperature,
+            update.before / root, gradient * root, update.after / root, gradient_there * root,
+            gain=there - here, step_size=update.step_size, temperature=update.temperature,
         )  # fmt: skip
+        variance = (gradient - update.gradient).mul_(root).square_().mean(-1).mul_(0.5)
         self.acceptance = number(probability(log_ratio))
         self.noise_ratio = number(variance.mul_(update.step_size / (4 * update.temperature)))

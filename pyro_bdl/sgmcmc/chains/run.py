@@ -20,6 +20,7 @@ from pyro_bdl.sgmcmc.chains.stopping import StopRequests
 from pyro_bdl.sgmcmc.chains.store import ChainStore
 from pyro_bdl.sgmcmc.chains.walk import ChainMethod, Function, Walk, set_up, walk
 from pyro_bdl.sgmcmc.kernel import StochasticGradientKernel
+from pyro_bdl.sgmcmc.large_steps import warn_of_large_steps
 
 SECONDS = 5.0  # from one save to the next, about
 FIRST = 16  # draws to the first save; from its time follow the next ones'
@@ -251,12 +252,19 @@ class Run:
 
     def _result(self) -> Chains:
         self.walk.close()
-        return Chains(
-            kernel=self.walk.kernels[0], chains=self.chains, chain_method=self.walk.method, seed=self.seed,
+        kernel = self.walk.kernels[0]
+        chains = Chains(
+            kernel=kernel, chains=self.chains, chain_method=self.walk.method, seed=self.seed,
             moments=self.moments, store=self.store, names=self.draws.names, functions=list(self.options.functions),
             kept={} if self.store is not None else self.draws.take(), args=self.options.model_args,
             kwargs=self.options.model_kwargs,
         )  # fmt: skip
+        if self.ranks.rank == 0:
+            warn_of_large_steps(
+                chains.sample_stats(), temperature=kernel.temperature, parameters=kernel._position.shape[-1],
+                thinning=kernel.thinning, stacklevel=4,
+            )  # fmt: skip
+        return chains
 
 
 def sample_chains(

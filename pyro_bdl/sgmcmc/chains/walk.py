@@ -113,7 +113,7 @@ class Walk:
     def close(self) -> None:
         """End the kernels' threads."""
         for kernel in self.kernels:
-            kernel.cleanup()
+            kernel._end_threads()
 
 
 def set_up(
