@@ -89,7 +89,7 @@ def least_acceptance(parameters: int, excess: float = EXCESS) -> float:
 
 
 def _of_all_chains(values: Tensor) -> Tensor:
-    return values.reshape(-1, values.shape[-1]).mean(0)
+    return values if values.dim() == 1 else values.flatten(0, -2).mean(0)
 
 
 def _block_means(values: Tensor) -> Tensor:
