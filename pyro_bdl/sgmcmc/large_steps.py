@@ -49,9 +49,7 @@ def warn_of_large_steps(
     >>> "kinetic temperature of 1.5" in str(told[0].message)
     True
     """
-    heat, acceptance = (
-        stats[name].reshape(-1, stats[name].shape[-1]) for name in ("kinetic_temperature", "acceptance")
-    )
+    heat, acceptance = stats["kinetic_temperature"], stats["acceptance"]
     if not temperature or bool(heat.isnan().all()):
         return
     told = []
