@@ -49,9 +49,7 @@ def warn_of_large_steps(
     >>> "kinetic temperature of 1.5" in str(told[0].message)
     True
     """
-    heat, acceptance = (
-        stats[name].reshape(-1, stats[name].shape[-1]) for name in ("kinetic_temperature", "acceptance")
-    )
+    heat, acceptance = stats["kinetic_temperature"], stats["acceptance"]
     if not temperature or bool(heat.isnan().all()):
         return
     told = []
@@ -89,7 +87,7 @@ def least_acceptance(parameters: int, excess: float = EXCESS) -> float:
 
 
 def _of_all_chains(values: Tensor) -> Tensor:
-    return values.reshape(-1, values.shape[-1]).mean(0)
+    return values if values.dim() == 1 else values.flatten(0, -2).mean(0)
 
 
 def _block_means(values: Tensor) -> Tensor:
