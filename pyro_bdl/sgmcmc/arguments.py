@@ -9,8 +9,9 @@ from torch import Tensor
 
 from pyro_bdl.errors import InputError
 from pyro_bdl.minibatches import Batch, Data, Minibatches
-from pyro_bdl.sgmcmc.gradients import GradientEstimator, Point
+from pyro_bdl.sgmcmc.gradients import GradientEstimator
 from pyro_bdl.sgmcmc.schedules import Schedule
+from pyro_bdl.sgmcmc.sites import Point
 
 
 class Options(TypedDict, total=False):

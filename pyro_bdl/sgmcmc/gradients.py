@@ -12,9 +12,8 @@ update where `Minibatch` takes one.
 """
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,9 +21,7 @@ from torch import Tensor
 from pyro_bdl.errors import InputError, UnsupportedModelError
 from pyro_bdl.minibatches import Batch, Minibatches
 from pyro_bdl.sgmcmc.flat import Number
-
-Point = Mapping[str, Tensor] | Callable[..., Any]
-"""Values by site, or a guide, whose draw is taken."""
+from pyro_bdl.sgmcmc.sites import Point
 
 CHUNK = 1000  # data points at once, where all are gone through
 

@@ -3,34 +3,32 @@
 A sampler adds its update equation and what state that needs, see `kernels`.
 """
 
-import contextlib
 import math
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import pyro
 import torch
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
 from pyro_bdl.data_plate import SubsampleIndices
-from pyro_bdl.errors import InputError, NumericalError, UnsupportedModelError
+from pyro_bdl.errors import InputError, NumericalError
 from pyro_bdl.minibatches import Batch, Data, Minibatches
 from pyro_bdl.sgmcmc.arguments import as_minibatches, batches_of_an_epoch, check_unconstrained
 from pyro_bdl.sgmcmc.batches import MinibatchesOfChains
 from pyro_bdl.sgmcmc.density import Density
 from pyro_bdl.sgmcmc.flat import Number, mean
-from pyro_bdl.sgmcmc.gradients import SVRG, Anchor, ControlVariate, GradientEstimator, Minibatch, Point
+from pyro_bdl.sgmcmc.gradients import SVRG, Anchor, ControlVariate, GradientEstimator, Minibatch
 from pyro_bdl.sgmcmc.large_steps import warn_of_large_steps
 from pyro_bdl.sgmcmc.log_joint import LogJointGradient
 from pyro_bdl.sgmcmc.noise import Noise, NoiseOfChains
 from pyro_bdl.sgmcmc.probe import Probe, Update
 from pyro_bdl.sgmcmc.records import Record, Records, kinetic_temperature
 from pyro_bdl.sgmcmc.schedules import Constant, Schedule, explores
-from pyro_bdl.sgmcmc.sites import FirstRun, LatentSite, values_of_guide
+from pyro_bdl.sgmcmc.sites import LatentSite, Point, first_run
 
 
 class StochasticGradientKernel(MCMCKernel):
@@ -166,7 +164,7 @@ class StochasticGradientKernel(MCMCKernel):
         size = None if self.batches is None else self.batches.size
         plate = None if self.batches is None else SubsampleIndices(size=size, plate=self._plate)
         batch = self._pending = self._first_batch()
-        first = self._first_run(self._init, batch, plate, args, kwargs)
+        first = first_run(self.model, self._init, batch, plate, args, kwargs)
         self._sites = first.sites
         self.transforms = {n: s.transform.inv for n, s in first.sites.items() if s.transform is not None}
         position = {n: site.unconstrain(first.values[n]) for n, site in first.sites.items()}
@@ -189,7 +187,7 @@ class StochasticGradientKernel(MCMCKernel):
         if not isinstance(self._estimator, Minibatch):
             self._anchor = Anchor(density, self.batches)
         if isinstance(self._estimator, ControlVariate):
-            at = self._first_run(self._estimator.at, batch, plate, args, kwargs).values
+            at = first_run(self.model, self._estimator.at, batch, plate, args, kwargs).values
             assert self._anchor is not None
             self._anchor.move(target.layout.flatten({n: s.unconstrain(at[n]) for n, s in first.sites.items()}))
 
@@ -290,32 +288,6 @@ class StochasticGradientKernel(MCMCKernel):
             return None
         self.batches.restart()
         return self.batches.next()
-
-    def _first_run(
-        self,
-        start: Point | None,
-        batch: Batch | None,
-        plate: SubsampleIndices | None,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> FirstRun:
-        """A run of the model, its latent sites at the start's values or drawn from their priors."""
-        args = (*(batch.args if batch is not None else ()), *args)
-        if plate is not None and batch is not None:
-            plate.set(batch)
-        with pyro.poutine.block(), plate or contextlib.nullcontext(), pyro.validation_enabled(True):
-            first = FirstRun(values_of_guide(start, *args, **kwargs) if callable(start) else start)
-            try:
-                with first:
-                    self.model(*args, **kwargs)
-            except InputError:
-                raise
-            except ValueError as error:  # a distribution's own check of its parameters
-                raise InputError("the model", expected="a program that runs", got=f"an error, {error}") from error
-        first.require_all_used()
-        if not first.sites:
-            raise UnsupportedModelError("the model", expected="at least one latent site", got="none")
-        return first
 
     def _update(self, density: Density, *, record: bool = False) -> None:
         """One update, and a record of it."""

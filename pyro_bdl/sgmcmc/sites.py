@@ -20,7 +20,12 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import Transform
 
+from pyro_bdl.data_plate import SubsampleIndices
 from pyro_bdl.errors import ImproperPriorError, InputError, UnsupportedModelError
+from pyro_bdl.minibatches import Batch
+
+Point = Mapping[str, Tensor] | Callable[..., Any]
+"""Values by site, or a guide, whose draw is taken."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,46 @@ class FirstRun(Messenger):
             )
         self.sites[name], self.values[name] = site, value
         msg["value"], msg["done"] = value, True
+
+
+def first_run(
+    model: Callable[..., Any],
+    start: Point | None,
+    batch: Batch | None,
+    plate: SubsampleIndices | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> FirstRun:
+    """A run of a program on a batch, its latent sites at the start's values or drawn from their priors.
+
+    Args:
+        model: the Pyro program.
+        start: values by site, a guide, whose draw is taken, or `None`.
+        batch: the data, whose tensors come before `args`; `None`: the program has its own.
+        plate: what tells the data plate which points the batch holds.
+        args: positional arguments of the program.
+        kwargs: its keyword arguments.
+
+    Raises:
+        InputError: a program that fails, or initial values for sites that it has not.
+        UnsupportedModelError: it has no latent site; and see `FirstRun`.
+    """
+    args = (*(batch.args if batch is not None else ()), *args)
+    if plate is not None and batch is not None:
+        plate.set(batch)
+    with pyro.poutine.block(), plate or contextlib.nullcontext(), pyro.validation_enabled(True):
+        first = FirstRun(values_of_guide(start, *args, **kwargs) if callable(start) else start)
+        try:
+            with first:
+                model(*args, **kwargs)
+        except InputError:
+            raise
+        except ValueError as error:  # a distribution's own check of its parameters
+            raise InputError("the model", expected="a program that runs", got=f"an error, {error}") from error
+    first.require_all_used()
+    if not first.sites:
+        raise UnsupportedModelError("the model", expected="at least one latent site", got="none")
+    return first
 
 
 def values_of_guide(guide: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Tensor]:

@@ -14,6 +14,8 @@ from pyro_bdl.errors import InputError, NumericalError, UnsupportedModelError
 from tests.fresh_state import fresh_state  # noqa: F401
 from tests.sgmcmc.chains.problems import KERNELS, NETWORK, X, Y, kernel, regression
 
+# Chains of a few draws, far from where they will settle.
+pytestmark = pytest.mark.filterwarnings("ignore::pyro_bdl.errors.StepSizeWarning")
 DRAWS = 30
 SHORT: dict[str, Any] = {"num_samples": DRAWS, "warmup_steps": 4, "num_chains": 3, "progress": False}
 

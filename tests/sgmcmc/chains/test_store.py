@@ -25,6 +25,8 @@ from tests.fresh_state import fresh_state  # noqa: F401
 from tests.sgmcmc.chains.problems import KERNELS, NETWORK, X, Y, kernel
 from tests.sgmcmc.chains.run_to_store import SETTINGS
 
+# Chains of a few draws, far from where they will settle.
+pytestmark = pytest.mark.filterwarnings("ignore::pyro_bdl.errors.StepSizeWarning")
 ROOT = Path(__file__).parents[3]
 
 
