@@ -106,7 +106,7 @@ class Run:
         kernel, total = self.walk.kernels[0], options.warmup_steps + options.num_samples
         seen, every = 0.0, FIRST
         most = max(1, MOST_BYTES // self.draws.bytes_of_a_draw)
-        with StopRequests() as stop, self._bar(total, kernel._calls) as bar:
+        with StopRequests(heed=self.store is not None) as stop, self._bar(total, kernel._calls) as bar:
             while True:
                 begin, count = time.perf_counter(), 0
                 while kernel._calls < total and (count < every or self.store is None):
@@ -191,7 +191,7 @@ class Run:
                 f"the store {store.path}", expected="a folder that does not exist yet", got="one with draws",
                 remedy="Name another folder, or go on from it with resume=True",
             )  # fmt: skip
-        return True
+        return self.ranks.share(store.has_states)  # else the run before ended before its first save
 
     def _open(self, store: ChainStore, begun: bool) -> None:
         options, variables = self.options, self.draws.variables
@@ -305,8 +305,9 @@ def sample_chains(
         model_kwargs: its keyword arguments.
         seed: of all random numbers. Default: from torch's generator, so that `pyro.set_rng_seed` decides it.
         chain_method: "vectorized": all chains at once; "sequential": one after another, in turns; "auto": the quicker
-            of the two by a trial, and one after another, with a warning, where the model does not go through
-            `torch.vmap`: it draws a batch of its own, branches on a value, or changes a module's buffers.
+            of the two by a trial (they differ by rounding, so name one for the same bits each time), and one after
+            another, with a warning, where the model does not go through `torch.vmap`: it draws a batch of its own,
+            branches on a value, or changes a module's buffers.
         var_names: the sites to keep. Default: all.
         functions: what else to keep of each draw, {"f": (network, x)}: what the Pyro program `network(x)` returns, so
             that a large network's weights need not be kept.

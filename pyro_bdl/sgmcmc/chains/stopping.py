@@ -13,6 +13,9 @@ class StopRequests:
 
     In a thread other than the main one Python has no signals, and nothing is noted.
 
+    Args:
+        heed: whether to do so, or to let signals do their work at once.
+
     Attributes:
         asked: the signal that came, if one did.
 
@@ -22,12 +25,13 @@ class StopRequests:
     'SIGTERM'
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, heed: bool = True) -> None:
+        self._heed = heed
         self.asked: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
+        if self._heed and threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 

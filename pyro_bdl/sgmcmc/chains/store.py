@@ -54,6 +54,11 @@ class ChainStore:
         """Whether something is there."""
         return self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
 
+    @property
+    def has_states(self) -> bool:
+        """Whether a process has saved a state."""
+        return any(self._state.parent.glob("rank-*-of-*"))
+
     def require_own(self) -> None:
         """Refuse a folder that holds something else.
 
