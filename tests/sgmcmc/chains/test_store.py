@@ -161,6 +161,15 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         require_same(whole, resumed)
 
 
+def test_killed_before_the_first_save(tmp_path: Path) -> None:
+    folder = tmp_path / "run.zarr"
+    (folder / ".pyro_bdl").mkdir(parents=True)
+    (folder / ".zgroup").write_text('{"zarr_format": 2}')
+    options = {**SETTINGS, "num_samples": 10, "chain_method": "vectorized"}
+    resumed = bdl.sample_chains(KERNELS["SGLD"](), store=folder, resume=True, **options)
+    require_same(bdl.sample_chains(KERNELS["SGLD"](), **options), resumed)
+
+
 def test_processes_share_the_chains(tmp_path: Path) -> None:
     """By torchrun, two processes: the draws are those of one."""
     folder = tmp_path / "run.zarr"
