@@ -12,7 +12,7 @@ import torch
 
 import pyro_bdl as bdl
 from models.langevin import __main__ as command
-from models.langevin import logistic, mixture, risk, uci
+from models.langevin import logistic, mixture, mnist, risk, uci
 from models.langevin.mixture_target import BINS, BOX, Exact, draw_data, histogram, log_joint, model, score
 from pyro_bdl.errors import InputError, NumericalError
 from tests.fresh_state import fresh_state  # noqa: F401
@@ -171,6 +171,9 @@ def test_no_step_size_is_small_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 SMALL: dict[str, Any] = {
     "mixture": mixture.Settings(sweeps=60, chains=2, cycles=3),
     "risk": risk.Settings(chains=20, step_sizes=5, points=50),
+    "mnist": mnist.Settings(
+        data="digits", hidden=(16,), cycles=2, cycle_epochs=4, exploration=0.5, cycle_draws=3, batch_size=64
+    ),
     "logistic": logistic.Settings(updates=100, warmup=20, thinning=5, pilot=20, nuts_draws=20, nuts_warmup=20),
 }
 

@@ -16,6 +16,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import MCMC, NUTS
 from sklearn import datasets
 from torch import Tensor
 
@@ -128,7 +129,7 @@ def check(name: str, kernel: str, *, whole: bool = False) -> None:
     draws = torch.stack([made.sample(made.initial_params)["theta"] for _ in range(DRAWS + 3)])[3:]
     flat = draws.flatten(0, 1)
     bias, ratio = ((flat.mean(0) - mean) / sd).abs(), flat.std(0) / sd
-    print(name, kernel, thinning, f"ESS {effective(draws):.0f}", bias.tolist(), ratio.tolist())
+    assert effective(draws) > 2000
     assert float(bias.max()) <= 0.1
     assert float((ratio - 1).abs().max()) <= 0.1
 
@@ -137,6 +138,23 @@ def check(name: str, kernel: str, *, whole: bool = False) -> None:
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_means_and_deviations(name: str, kernel: str) -> None:
     check(name, kernel, whole=kernel == "SGHMC")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_reference_is_that_of_nuts(name: str) -> None:
+    case, (mean, sd, _) = PROBLEMS[name], reference(name)
+
+    def model() -> None:
+        theta = pyro.sample("theta", dist.Normal(torch.zeros_like(mean), 1.0).to_event(1))
+        with pyro.plate("data", len(case.y)):
+            pyro.sample("y", case.law(case.x @ theta), obs=case.y)
+
+    mcmc = MCMC(NUTS(model), num_samples=4000, warmup_steps=500, disable_progbar=True)
+    mcmc.run()
+    theta = mcmc.get_samples()["theta"]
+    assert float(((theta.mean(0) - mean) / sd).abs().max()) <= 0.1
+    assert float((theta.std(0) / sd - 1).abs().max()) <= 0.1
 
 
 def more_noise(monkeypatch: pytest.MonkeyPatch) -> None:
