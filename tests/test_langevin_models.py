@@ -172,7 +172,7 @@ SMALL: dict[str, Any] = {
     "mixture": mixture.Settings(sweeps=60, chains=2, cycles=3),
     "risk": risk.Settings(chains=20, step_sizes=5, points=50),
     "mnist": mnist.Settings(
-        data="digits", hidden=(16,), cycles=2, cycle_epochs=4, exploration=0.5, cycle_draws=3, batch_size=64
+        data="digits", hidden=(16,), chains=2, cycles=2, cycle_epochs=4, exploration=0.5, cycle_draws=3, batch_size=64
     ),
     "logistic": logistic.Settings(updates=100, warmup=20, thinning=5, pilot=20, nuts_draws=20, nuts_warmup=20),
 }

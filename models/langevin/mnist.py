@@ -49,8 +49,10 @@ class Settings:
     """of the sampling part: 1 is the posterior, and predicts worse (Wenzel et al. 2020)"""
     batch_size: int = 128
     """images of a minibatch"""
-    cycles: int = 5
-    """how many, each of which may find another mode"""
+    chains: int = 4
+    """how many, each from a network of its own"""
+    cycles: int = 1
+    """of each chain; a later one may find another mode, or the same again"""
     cycle_epochs: int = 25
     """epochs of a cycle"""
     exploration: float = 0.8
@@ -62,9 +64,11 @@ class Settings:
 def fit(settings: Settings, x: Tensor, y: Tensor, *, seed: int, progress: bool) -> tuple[Any, dict[str, Tensor]]:
     """The network as a Pyro program, and the chain's draws of its weights, those of a cycle together."""
     shape, classes = x.shape[1:], int(y.max()) + 1
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        net = fully_connected([math.prod(shape), *settings.hidden, classes])
+
+    def network() -> Any:
+        return fully_connected([math.prod(shape), *settings.hidden, classes])
+
+    net = network()
     bnn = bdl.BayesianModule(net, bdl.priors.Gaussian(settings.prior_scale, fan_in=True))
     cycle = settings.cycle_epochs * (len(x) // settings.batch_size)
     sampling = cycle - math.ceil(settings.exploration * cycle)
@@ -72,11 +76,15 @@ def fit(settings: Settings, x: Tensor, y: Tensor, *, seed: int, progress: bool) 
         bdl.Classifier(bnn), data=(x, y), batch_size=settings.batch_size,
         step_size=bdl.Cyclical(settings.step_size / len(x), cycle=cycle, exploration=settings.exploration),
         temperature=settings.temperature, thinning=sampling // settings.cycle_draws, jit_compile=True,
-        init={name: value.detach().clone() for name, value in net.named_parameters()},
+        init=lambda *_: {name: value.detach() for name, value in network().named_parameters()},
         **({"adapt": 2**62} if settings.kernel == "pSGLD" else {}),
     )  # fmt: skip
     chains = bdl.sample_chains(
-        kernel, num_samples=settings.cycles * settings.cycle_draws, num_chains=1, seed=seed, progress=progress
+        kernel,
+        num_samples=settings.cycles * settings.cycle_draws,
+        num_chains=settings.chains,
+        seed=seed,
+        progress=progress,
     )
     return bnn, chains.get_samples()
 
@@ -94,7 +102,11 @@ def run(settings: Settings, *, out: Path, progress: bool, console: Console) -> l
     seconds = time.perf_counter() - begin
     one = {name: value[settings.cycle_draws - 1 : settings.cycle_draws] for name, value in draws.items()}
     methods = [
-        Method("one network", lambda x: bdl.predict(bnn, one, x, batch_size=4096), seconds / settings.cycles),
+        Method(
+            "one network",
+            lambda x: bdl.predict(bnn, one, x, batch_size=4096),
+            seconds / settings.chains / settings.cycles,
+        ),
         Method(settings.kernel, lambda x: bdl.predict(bnn, draws, x, batch_size=4096), seconds),
     ]
     outside = outside_images(settings.data, settings.data_dir)
