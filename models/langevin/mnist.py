@@ -100,6 +100,7 @@ def run(settings: Settings, *, out: Path, progress: bool, console: Console) -> l
     begin = time.perf_counter()
     bnn, draws = fit(settings, x, y, seed=torch.initial_seed(), progress=progress)
     seconds = time.perf_counter() - begin
+    modes = settings.chains * settings.cycles
     one = {name: value[settings.cycle_draws - 1 : settings.cycle_draws] for name, value in draws.items()}
     methods = [
         Method(
