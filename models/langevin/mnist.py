@@ -100,13 +100,12 @@ def run(settings: Settings, *, out: Path, progress: bool, console: Console) -> l
     begin = time.perf_counter()
     bnn, draws = fit(settings, x, y, seed=torch.initial_seed(), progress=progress)
     seconds = time.perf_counter() - begin
-    modes = settings.chains * settings.cycles
     one = {name: value[settings.cycle_draws - 1 : settings.cycle_draws] for name, value in draws.items()}
     methods = [
         Method(
             "one network",
             lambda x: bdl.predict(bnn, one, x, batch_size=4096),
-            seconds / settings.chains / settings.cycles,
+            seconds / (settings.chains * settings.cycles),
         ),
         Method(settings.kernel, lambda x: bdl.predict(bnn, draws, x, batch_size=4096), seconds),
     ]
