@@ -61,7 +61,7 @@ class Settings:
     """steps of Adam towards a mode, where a chain begins"""
     mode_batch_size: int = 200
     """data points of Adam's minibatches"""
-    step_sizes: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1)
+    step_sizes: tuple[float, ...] = (0.01, 0.03, 0.1)
     """of chains, to choose from, times the data's information about a constant, N precision for constant noise"""
     friction: float = 0.03
     """of SGHMC"""
@@ -73,7 +73,7 @@ class Settings:
     """updates of a chain after it"""
     thinning: int = 20
     """updates a draw"""
-    epochs: tuple[int, ...] = (100, 300, 1000)
+    epochs: tuple[int, ...] = (100, 300)
     """of SVI, to choose from"""
     learning_rate: float = 1e-2
     """of SVI: Adam's first, which falls to zero"""

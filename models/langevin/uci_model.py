@@ -9,7 +9,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.func import functional_call, stack_module_state
+from torch.func import stack_module_state
 
 import pyro_bdl as bdl
 from models.networks import fully_connected
@@ -39,9 +39,7 @@ class Model:
     ) -> None:
         self._sizes = [columns, hidden, 2 if noise == "varying" else 1]
         self.varying, self._prior_scale, self._shape, self._rate = noise == "varying", prior_scale, shape, rate
-        net = self._network()
-        self._inputs = {name: columns if name.startswith("fc1") else hidden for name, _ in net.named_parameters()}
-        self.bnn = bdl.BayesianModule(net, bdl.priors.Gaussian(prior_scale, fan_in=True))
+        self.bnn = bdl.BayesianModule(self._network(), bdl.priors.Gaussian(prior_scale, fan_in=True))
 
     def __call__(self, x: Tensor, y: Tensor) -> None:
         """For a batch; the kernel, or the fit, says of how many data points it is."""
@@ -56,25 +54,25 @@ class Model:
         """Near modes of the posterior, after so many steps of Adam from fresh networks, all at once."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            nets = [self._network() for _ in range(chains)]
-            weights, _ = stack_module_state(nets)
-            log_precision = torch.zeros(chains, requires_grad=True)
-            decay = {name: self._inputs[name] / self._prior_scale**2 / len(x) for name in weights}
-
-            def loss(weights: dict[str, Tensor], log_precision: Tensor, x: Tensor, y: Tensor) -> Tensor:
-                out = functional_call(nets[0], weights, (x,))
-                error = dist.Normal(out[:, 0], self._deviation(out, log_precision.exp())).log_prob(y).mean()
-                return 0.5 * sum(decay[n] * w.square().sum() for n, w in weights.items()) - error
-
-            losses = torch.vmap(loss, in_dims=(0, 0, None, None))
-            optimizer = torch.optim.Adam([*weights.values(), log_precision], lr=MODE_RATE, fused=True)
+            found, _ = stack_module_state([self._network() for _ in range(chains)])
+            found["precision"] = torch.zeros(chains, requires_grad=True)  # its logarithm, until the end
+            inputs = {name: self._sizes[0] if name.startswith("fc1") else self._sizes[1] for name in found}
+            decays = {name: 0.0 if name == "precision" else n / self._prior_scale**2 for name, n in inputs.items()}
+            groups = [{"params": [value], "weight_decay": decays[name] / len(x)} for name, value in found.items()]
+            optimizer = torch.optim.Adam(groups, lr=MODE_RATE, fused=True)
             for step in range(steps):
-                optimizer.param_groups[0]["lr"] = MODE_RATE * falling(step / steps)
-                rows = torch.randperm(len(x))[:batch_size]
+                for group in optimizer.param_groups:
+                    group["lr"] = MODE_RATE * falling(step / steps)
+                rows = torch.randint(len(x), (min(batch_size, len(x)),))
+                hidden = (x[rows] @ found["fc1.weight"].mT + found["fc1.bias"][:, None]).relu()
+                out = hidden @ found["fc2.weight"].mT + found["fc2.bias"][:, None]
+                deviation = self._deviation(out, found["precision"].exp()[:, None])
+                loss = 0.5 * ((y[rows] - out[..., 0]) / deviation).square() + deviation.log()
                 optimizer.zero_grad()
-                losses(weights, log_precision, x[rows], y[rows]).sum().backward()
+                loss.mean(1).sum().backward()
                 optimizer.step()
-        found = {name: value.detach() for name, value in weights.items()} | {"precision": log_precision.detach().exp()}
+        found = {name: value.detach() for name, value in found.items()}
+        found["precision"] = found["precision"].exp()
         return [{name: value[chain] for name, value in found.items()} for chain in range(chains)]
 
     def information(self, values: Mapping[str, Tensor], x: Tensor) -> float:
