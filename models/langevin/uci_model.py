@@ -19,7 +19,7 @@ from pyro_bdl.diagnostics.regression import mixture_log_likelihood, rmse
 
 KERNELS: dict[str, Callable[..., Any]] = {"SGHMC": bdl.SGHMC, "SGLD": bdl.SGLD}
 Noise = Literal["constant", "varying"]
-MODE_RATE = 1e-2  # of Adam, at first
+MODE_RATE, PRECISION_RATE = 1e-2, 1e-1  # of Adam, at first; log precisions have far to go
 SMALL = 0.1  # varying noise begins nearly constant
 
 
@@ -59,10 +59,11 @@ class Model:
             inputs = {name: self._sizes[0] if name.startswith("fc1") else self._sizes[1] for name in found}
             decays = {name: 0.0 if name == "precision" else n / self._prior_scale**2 for name, n in inputs.items()}
             groups = [{"params": [value], "weight_decay": decays[name] / len(x)} for name, value in found.items()]
+            rates = [PRECISION_RATE if name == "precision" else MODE_RATE for name in found]
             optimizer = torch.optim.Adam(groups, lr=MODE_RATE, fused=True)
             for step in range(steps):
-                for group in optimizer.param_groups:
-                    group["lr"] = MODE_RATE * falling(step / steps)
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * falling(step / steps)
                 rows = torch.randint(len(x), (min(batch_size, len(x)),))
                 hidden = (x[rows] @ found["fc1.weight"].mT + found["fc1.bias"][:, None]).relu()
                 out = hidden @ found["fc2.weight"].mT + found["fc2.bias"][:, None]
