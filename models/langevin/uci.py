@@ -141,7 +141,6 @@ def run_split(settings: Settings, choice: Choice, split: int) -> Row:
         "split": split,
         "RMSE": scale * error,
         "log-likelihood": likelihood - math.log(scale),
-        "noise sd": scale * float(draws["precision"].rsqrt().mean()),
         "seconds": time.perf_counter() - begin,
     }
 
