@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from rich.console import Console
 from torch import Tensor
 from tqdm import tqdm
@@ -90,16 +91,18 @@ def load(settings: Settings, split: int, validation: int | None) -> Standardized
 
 
 def learn(settings: Settings, choice: Choice, x: Tensor, y: Tensor, *, seed: int) -> tuple[Model, dict[str, Tensor]]:
-    """The model and its posterior draws.
+    """The model and its posterior draws, which depend on the seed alone.
 
     Raises:
         NumericalError: a chain or the fit leaves the finite numbers.
     """
     noise, number = choice
-    model = Model(
-        x.shape[1], HIDDEN.get(settings.data, 50), noise=noise, prior_scale=settings.prior_scale,
-        shape=settings.precision_shape, rate=settings.precision_rate,
-    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Model(
+            x.shape[1], HIDDEN.get(settings.data, 50), noise=noise, prior_scale=settings.prior_scale,
+            shape=settings.precision_shape, rate=settings.precision_rate,
+        )  # fmt: skip
     if settings.method == "svi":
         return model, by_svi(
             model, x, y, epochs=int(number), learning_rate=settings.learning_rate, batch_size=settings.svi_batch_size,
