@@ -60,6 +60,28 @@ def test_comes_close_to_the_law(monkeypatch: pytest.MonkeyPatch, method: uci.Met
         assert row["RMSE"] == pytest.approx(1.0, rel=0.1)
 
 
+def test_chains_that_diverge_begin_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a third of the step size, twice; then the error is raised."""
+    of_law(monkeypatch, False)
+    learn, asked = uci.learn, []
+
+    def fails(settings: uci.Settings, choice: uci.Choice, x: torch.Tensor, y: torch.Tensor, *, seed: int) -> Any:
+        asked.append(choice)
+        if choice[1] > largest:
+            raise NumericalError("too large")
+        return learn(settings, choice, x, y, seed=seed)
+
+    monkeypatch.setattr(uci, "learn", fails)
+    largest = 0.04
+    row = uci.run_split(SMALL, ("constant", 0.09), 0)
+    assert row["step size × information"] == pytest.approx(0.03)
+    largest = 0.0
+    asked.clear()
+    with pytest.raises(NumericalError, match="too large"):
+        uci.run_split(SMALL, ("constant", 0.09), 0)
+    assert len(asked) == 3
+
+
 def test_choice_is_by_the_validation_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Noise that varies is found to; a step that leaves the finite numbers is out; the test part is never looked at."""
 

@@ -122,6 +122,11 @@ def choices(settings: Settings) -> list[Choice]:
     return list(itertools.product(settings.noises, map(float, numbers)))
 
 
+def number_name(settings: Settings) -> str:
+    """Of what is chosen beside the noise."""
+    return "epochs" if settings.method == "svi" else "step size × information"
+
+
 def validate(settings: Settings, choice: Choice, split: int) -> float:
     """The log-likelihood of a split's validation part; -inf where the numbers do not stay finite."""
     data = load(settings, split, None).data
@@ -133,17 +138,33 @@ def validate(settings: Settings, choice: Choice, split: int) -> float:
 
 
 def run_split(settings: Settings, choice: Choice, split: int) -> Row:
-    """Learn from the training part, judge by the test part, in the table's own units."""
+    """Learn from the training part, judge by the test part, in the table's own units.
+
+    A step size that was chosen on one split can be too large for another one: chains that leave the finite numbers
+    begin again with a third of it.
+
+    Raises:
+        NumericalError: they leave them at a ninth, too; or a fit does.
+    """
     begin = time.perf_counter()
     data, _, targets = load(settings, split, 0)
     assert targets is not None
-    model, draws = learn(settings, choice, data.x_train, data.y_train, seed=split)
+    noise, number = choice
+    for tries_left in (0,) if settings.method == "svi" else (2, 1, 0):
+        try:
+            model, draws = learn(settings, (noise, number), data.x_train, data.y_train, seed=split)
+            break
+        except NumericalError:
+            if not tries_left:
+                raise
+            number /= 3
     error, likelihood = model.judge(draws, data.x_test, data.y_test)
     scale = float(targets.scale)
     return {
         "split": split,
         "RMSE": scale * error,
         "log-likelihood": likelihood - math.log(scale),
+        number_name(settings): number,
         "seconds": time.perf_counter() - begin,
     }
 
@@ -212,7 +233,7 @@ def run(settings: Settings, *, out: Path, progress: bool, console: Console) -> l
     errors = {key: statistics.stdev(values) / math.sqrt(count) for key, values in columns.items() if count > 1}
     rows.append({"split": "standard error"} | errors)
     title = f"uci/{settings.data}, {settings.method}, {choice[0]} noise, {choice[1]:g}: test parts"
-    written |= {"noise": choice[0], "epochs" if settings.method == "svi" else "step size × information": choice[1]}
+    written |= {"noise": choice[0], number_name(settings): choice[1]}
     report(rows, title=title, name=name, out=out, settings=written, console=console)
     uci_figures.write(out)
     return rows
