@@ -79,9 +79,8 @@ class Model:
     def information(self, values: Mapping[str, Tensor], x: Tensor) -> float:
         """What the data tell about a constant added to f: the sum of 1 / s_n^2."""
         draw = {name: value[None] for name, value in values.items()}
-        return float(
-            self._deviation(bdl.predict(self.bnn, draw, x), draw["precision"][:, None]).expand(1, len(x)).pow(-2).sum()
-        )
+        deviation = self._deviation(bdl.predict(self.bnn, draw, x), draw["precision"][:, None])
+        return float(deviation.expand(1, len(x)).pow(-2).sum())
 
     def judge(self, draws: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[float, float]:
         """Root mean squared error, and the log-likelihood of the predictive mixture in nats a point."""
