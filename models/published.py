@@ -1,4 +1,4 @@
-"""The published rows of the compression tables: what tables and figures show beside what was measured."""
+"""Published numbers, of compression and of regression: what tables and figures show beside what was measured."""
 
 from dataclasses import dataclass
 
@@ -86,3 +86,50 @@ PUBLISHED: dict[str, tuple[Row, ...]] = {
         Row("LilNetX", "Girish et al. 2023", maximum=800, maximum_error=10.0, file_bytes=76_000),
     ),
 }
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A method on the UCI tables of the standard splits: by table the test log-likelihood (nats a point), its spread.
+
+    Attributes:
+        method: its name.
+        source: where the numbers come from.
+        log_likelihood: by table, with what the source has after its plus-minus sign.
+        splits: whether the spread is the splits' standard deviation; else it is the mean's standard error.
+    """
+
+    method: str
+    source: str
+    log_likelihood: dict[str, tuple[float, float]]
+    splits: bool = False
+
+
+REGRESSION_SPLITS = {"protein": 5}
+"""Of the tables; all others have 20."""
+
+REGRESSION = (
+    Regression(
+        "PBP", "Hernandez-Lobato & Adams 2015, as in Lakshminarayanan et al. 2017, table 1",
+        {
+            "boston": (-2.57, 0.09), "concrete": (-3.16, 0.02), "energy": (-2.04, 0.02), "naval": (3.73, 0.01),
+            "protein": (-2.97, 0.00), "wine": (-0.97, 0.01), "yacht": (-1.63, 0.02),
+        },
+    ),
+    Regression(
+        "Deep ensembles", "Lakshminarayanan et al. 2017, table 1",
+        {
+            "boston": (-2.41, 0.25), "concrete": (-3.06, 0.18), "energy": (-1.38, 0.22), "naval": (5.63, 0.05),
+            "protein": (-2.83, 0.02), "wine": (-0.94, 0.12), "yacht": (-1.18, 0.21),
+        },
+        splits=True,
+    ),
+    Regression(
+        "MC dropout, 100 x epochs", "the repository of Gal & Ghahramani 2016",
+        {
+            "boston": (-2.40, 0.04), "concrete": (-2.93, 0.02), "energy": (-1.21, 0.01), "naval": (4.45, 0.00),
+            "protein": (-2.87, 0.00), "wine": (-0.93, 0.01), "yacht": (-1.25, 0.01),
+        },
+    ),
+)  # fmt: skip
+"""Spreads are those that the sources print; of deep ensembles they are taken for deviations over the splits."""

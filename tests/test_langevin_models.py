@@ -12,7 +12,7 @@ import torch
 
 import pyro_bdl as bdl
 from models.langevin import __main__ as command
-from models.langevin import logistic, mixture, mnist, risk, uci
+from models.langevin import logistic, mixture, mnist, risk
 from models.langevin.mixture_target import BINS, BOX, Exact, draw_data, histogram, log_joint, model, score
 from pyro_bdl.errors import InputError, NumericalError
 from tests.fresh_state import fresh_state  # noqa: F401
@@ -192,18 +192,3 @@ def test_command(problem: Any, tmp_path: Path) -> None:
         names = ["NUTS", "MH", "MALA", "ULA", "SGLD", "pSGLD", "SGHMC", "SGNHT"]
         assert [row["kernel"] for row in rows] == names
         assert {f"logistic_{name.lower()}.nc" for name in names} <= {path.name for path in tmp_path.iterdir()}
-
-
-def test_regression_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """On the embedded diabetes table; a chain that is worse than the training mean would be no regression."""
-
-    def load(_: uci.Settings, split: int, validation: int | None) -> Any:
-        return bdl.data.standardize(bdl.data.load("diabetes", seed=split, validation=validation))
-
-    monkeypatch.setattr(uci, "load", load)
-    settings = uci.Settings(splits=2, step_sizes=(1e-3, 1e3), pilot=60, warmup=200, updates=100)
-    rows = command.main(command.Options(problem="uci", uci=settings, out=tmp_path, progress=False))
-    assert [row["split"] for row in rows] == [0, 1, "mean", "standard error"]
-    assert all(row["step size × N/100"] == 1e-3 for row in rows[:2])  # the other one diverges
-    assert rows[2]["RMSE"] < 77  # the targets' deviation
-    assert rows[3]["RMSE"] > 0

@@ -1,101 +1,87 @@
-"""Regression with the standard splits of the UCI tables: one hidden layer, stochastic-gradient chains, sampled noise.
+"""Regression with the standard splits of the UCI tables: a network of one hidden layer, by chains or by local SVI.
 
-y_n ~ N(f(x_n), 1 / precision), precision ~ Gamma, weights ~ N(0, s^2 / fan-in): inputs and targets are standardised by
-the training part. For each split the step size is chosen by chains on the training part without its validation part,
-by the likelihood of that; then a chain with it sees the whole training part, and the test part is looked at once.
+Inputs and targets are standardised by the training part. Noise and step size (chains), or noise and epochs (SVI), are
+chosen once for a table, on validation parts of the training parts of its first splits; then each split's whole
+training part is learnt from, and its test part is looked at once. What is done is kept in `out`, and not done again.
 """
 
+import itertools
+import json
 import math
-from collections.abc import Callable, Mapping
+import statistics
+import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import pyro
-import pyro.distributions as dist
 import torch
-from pyro.infer import MCMC
 from rich.console import Console
 from torch import Tensor
 from tqdm import tqdm
 
 import pyro_bdl as bdl
+from models.langevin import uci_figures
 from models.langevin.tables import Row, report
-from models.networks import fully_connected
+from models.langevin.uci_model import Model, Noise, by_chains, by_svi
 from pyro_bdl.data import Standardized
-from pyro_bdl.data_plate import data_size
-from pyro_bdl.diagnostics.regression import mixture_log_likelihood, rmse
 from pyro_bdl.errors import InputError, NumericalError
 
-KERNELS: dict[str, Callable[..., Any]] = {"SGHMC": bdl.SGHMC, "SGLD": bdl.SGLD}
+Method = Literal["SGHMC", "SGLD", "svi"]
+Choice = tuple[Noise, float]  # and a step size, or epochs
 HIDDEN = {"protein": 100}  # of 50 for the others (Hernandez-Lobato & Adams 2015)
+SPLITS = {"protein": 5}  # of 20 for the others
+NOT_SETTINGS = ("data_dir", "splits")  # what a finished row does not depend on
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Of a table's chains, one a split."""
+    """Of a table."""
 
     data: Literal["boston", "concrete", "energy", "naval", "protein", "wine", "yacht"] = "yacht"
     """the table"""
+    method: Method = "SGHMC"
+    """the sampler; or svi, a mean-field guide with local reparameterisation"""
     data_dir: Path | None = None
     """where the folder `uci` is; else PYRO_BDL_DATA, else it is downloaded"""
-    kernel: Literal["SGHMC", "SGLD"] = "SGHMC"
-    """the sampler"""
     splits: int | None = None
     """how many of the standard splits; default: all"""
-    step_sizes: tuple[float, ...] = (1e-3, 3e-4, 1e-4, 3e-5)
-    """step sizes to choose from, times 100 / N"""
+    validation_splits: int = 1
+    """on how many splits' validation parts the choice is made"""
+    noises: tuple[Noise, ...] = ("constant", "varying")
+    """noise to choose from: of one size, or as the network says"""
     prior_scale: float = 1.5
     """s of the weights' prior N(0, s^2 / fan-in)"""
     precision_shape: float = 1.0
     """shape of the Gamma prior on the noise's precision, in standard units"""
     precision_rate: float = 0.01
     """its rate"""
-    batch_size: int = 100
-    """data points of a minibatch"""
-    pilot: int = 500
-    """updates of the chains between which is chosen, after as many of warm-up"""
-    warmup: int = 2_000
+    batch_size: int = 1000
+    """data points of a minibatch, at most"""
+    mode_steps: int = 500
+    """steps of Adam towards a mode, where a chain begins"""
+    mode_batch_size: int = 200
+    """data points of Adam's minibatches"""
+    step_sizes: tuple[float, ...] = (0.01, 0.03, 0.1)
+    """of chains, to choose from, times the data's information about a constant, N precision for constant noise"""
+    friction: float = 0.03
+    """of SGHMC"""
+    chains: int = 4
+    """chains, all at once"""
+    warmup: int = 300
     """updates of the warm-up"""
-    updates: int = 2_000
+    updates: int = 700
     """updates of a chain after it"""
     thinning: int = 20
     """updates a draw"""
-
-
-class Model:
-    """The network's Pyro program, and its draws' predictions."""
-
-    def __init__(self, settings: Settings, columns: int) -> None:
-        net = fully_connected([columns, HIDDEN.get(settings.data, 50), 1])
-        self.settings = settings
-        self.bnn = bdl.BayesianModule(net, bdl.priors.Gaussian(settings.prior_scale, fan_in=True))
-        self.start = {name: value.detach() for name, value in net.named_parameters()} | {"precision": torch.ones(())}
-
-    def __call__(self, x: Tensor, y: Tensor) -> None:
-        """For a batch; the kernel says of how many data points it is."""
-        mean = self.bnn(x)[:, 0]
-        precision = pyro.sample("precision", dist.Gamma(self.settings.precision_shape, self.settings.precision_rate))
-        with pyro.plate("data", size=data_size(len(x)), subsample_size=len(x)):
-            pyro.sample("y", dist.Normal(mean, precision.rsqrt()), obs=y)
-
-    def judge(self, draws: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[float, float]:
-        """Root mean squared error, and the log-likelihood of the predictive mixture in nats a point."""
-        mean = bdl.predict(self.bnn, draws, x)[..., 0]
-        return rmse(mean, y), mixture_log_likelihood(mean, draws["precision"].rsqrt()[:, None], y)
-
-
-def sample(model: Model, x: Tensor, y: Tensor, *, step_size: float, warmup: int, updates: int) -> dict[str, Tensor]:
-    """One chain's draws from its prior network."""
-    settings = model.settings
-    kernel = KERNELS[settings.kernel](
-        model, data=(x, y), batch_size=min(settings.batch_size, len(x)), step_size=step_size * 100 / len(x),
-        init=model.start, thinning=settings.thinning,
-    )  # fmt: skip
-    mcmc = MCMC(kernel, updates // settings.thinning, warmup // settings.thinning, disable_progbar=True)
-    mcmc.run()
-    return mcmc.get_samples()
+    epochs: tuple[int, ...] = (100, 300)
+    """of SVI, to choose from"""
+    learning_rate: float = 1e-2
+    """of SVI: Adam's first, which falls to zero"""
+    svi_batch_size: int = 100
+    """data points of SVI's minibatches"""
+    svi_draws: int = 500
+    """draws of the guide"""
 
 
 def load(settings: Settings, split: int, validation: int | None) -> Standardized:
@@ -104,60 +90,150 @@ def load(settings: Settings, split: int, validation: int | None) -> Standardized
     return bdl.data.standardize(raw)
 
 
-def choose_step_size(settings: Settings, split: int) -> float:
-    """That whose chain predicts the validation part best; one whose chain leaves the finite numbers is out.
+def learn(settings: Settings, choice: Choice, x: Tensor, y: Tensor, *, seed: int) -> tuple[Model, dict[str, Tensor]]:
+    """The model and its posterior draws, which depend on the seed alone.
 
     Raises:
-        NumericalError: all of them are.
+        NumericalError: a chain or the fit leaves the finite numbers.
     """
+    noise, number = choice
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Model(
+            x.shape[1], HIDDEN.get(settings.data, 50), noise=noise, prior_scale=settings.prior_scale,
+            shape=settings.precision_shape, rate=settings.precision_rate,
+        )  # fmt: skip
+    if settings.method == "svi":
+        return model, by_svi(
+            model, x, y, epochs=int(number), learning_rate=settings.learning_rate, batch_size=settings.svi_batch_size,
+            draws=settings.svi_draws, seed=seed,
+        )  # fmt: skip
+    return model, by_chains(
+        model, x, y, kernel=settings.method, chains=settings.chains, mode_steps=settings.mode_steps,
+        mode_batch_size=settings.mode_batch_size, step_size=number, warmup=settings.warmup,
+        updates=settings.updates, thinning=settings.thinning, batch_size=settings.batch_size,
+        friction=settings.friction, seed=seed,
+    )  # fmt: skip
+
+
+def choices(settings: Settings) -> list[Choice]:
+    """What there is to choose from."""
+    numbers = settings.epochs if settings.method == "svi" else settings.step_sizes
+    return list(itertools.product(settings.noises, map(float, numbers)))
+
+
+def number_name(settings: Settings) -> str:
+    """Of what is chosen beside the noise."""
+    return "epochs" if settings.method == "svi" else "step size × information"
+
+
+def validate(settings: Settings, choice: Choice, split: int) -> float:
+    """The log-likelihood of a split's validation part; -inf where the numbers do not stay finite."""
     data = load(settings, split, None).data
-    scores = {}
-    for step_size in settings.step_sizes:
-        model = Model(settings, data.x_train.shape[1])
-        try:
-            draws = sample(
-                model, data.x_train, data.y_train, step_size=step_size, warmup=settings.pilot, updates=settings.pilot
-            )
-            scores[step_size] = model.judge(draws, data.x_validation, data.y_validation)[1]
-        except (NumericalError, InputError):  # a deviation of zero is bad input for the likelihood
-            scores[step_size] = -math.inf
-    best = max(scores, key=lambda step_size: scores[step_size])
-    if scores[best] == -math.inf:
-        raise NumericalError(
-            f"uci/{settings.data}, split {split}: no step size of {settings.step_sizes} is small enough"
-        )
-    return best
+    try:
+        model, draws = learn(settings, choice, data.x_train, data.y_train, seed=split)
+        return model.judge(draws, data.x_validation, data.y_validation)[1]
+    except (NumericalError, InputError):  # a deviation of zero is bad input for the likelihood
+        return -math.inf
 
 
-def run_split(settings: Settings, split: int) -> Row:
-    """Choose, sample, judge by the test part, in the table's own units."""
-    step_size = choose_step_size(settings, split)
+def run_split(settings: Settings, choice: Choice, split: int) -> Row:
+    """Learn from the training part, judge by the test part, in the table's own units.
+
+    A step size that was chosen on one split can be too large for another one: chains that leave the finite numbers
+    begin again with a third of it.
+
+    Raises:
+        NumericalError: they leave them at a ninth, too; or a fit does.
+    """
+    begin = time.perf_counter()
     data, _, targets = load(settings, split, 0)
     assert targets is not None
-    model = Model(settings, data.x_train.shape[1])
-    draws = sample(
-        model, data.x_train, data.y_train, step_size=step_size, warmup=settings.warmup, updates=settings.updates
-    )
+    noise, number = choice
+    for tries_left in (0,) if settings.method == "svi" else (2, 1, 0):
+        try:
+            model, draws = learn(settings, (noise, number), data.x_train, data.y_train, seed=split)
+            break
+        except NumericalError:
+            if not tries_left:
+                raise
+            number /= 3
     error, likelihood = model.judge(draws, data.x_test, data.y_test)
     scale = float(targets.scale)
     return {
         "split": split,
-        "step size × N/100": step_size,
-        "noise sd": scale * float(draws["precision"].rsqrt().mean()),
         "RMSE": scale * error,
         "log-likelihood": likelihood - math.log(scale),
+        number_name(settings): number,
+        "seconds": time.perf_counter() - begin,
     }
+
+
+class Kept:
+    """What is done of a table, in a file that grows by a line for each trial and each split."""
+
+    def __init__(self, path: Path, settings: Row) -> None:
+        self._path, self._settings = path, json.loads(json.dumps(settings))
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.rows = [json.loads(line) for line in lines]
+        if not self.rows:
+            self.add({"settings": self._settings})
+        if self.rows[0]["settings"] != self._settings:
+            raise InputError(
+                str(path), expected=f"rows of the settings {self._settings}", got=f"of {self.rows[0]['settings']}",
+                remedy="Name another folder with --out, or delete the file",
+            )  # fmt: skip
+
+    def find(self, **key: Any) -> Row | None:
+        """The row with these values, if there is one."""
+        return next((row for row in self.rows if all(row.get(k) == v for k, v in key.items())), None)
+
+    def add(self, row: Row) -> Row:
+        """Write it down."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        self.rows.append(row)
+        return row
+
+
+def choose(settings: Settings, kept: Kept, *, progress: bool) -> Choice:
+    """That which predicts the validation parts best.
+
+    Raises:
+        NumericalError: none of them stays within the finite numbers.
+    """
+
+    def trials() -> Iterator[tuple[float, Choice]]:
+        for choice in tqdm(choices(settings), f"{settings.data}, choice", unit="trial", disable=not progress):
+            scores = []
+            for split in range(settings.validation_splits):
+                key = {"trial": list(choice), "of split": split}
+                row = kept.find(**key) or kept.add(key | {"score": validate(settings, choice, split)})
+                scores.append(row["score"])
+            yield sum(scores) / len(scores), choice
+
+    score, choice = max(trials())
+    if score == -math.inf:
+        raise NumericalError(f"uci/{settings.data}: none of {choices(settings)} stays within the finite numbers")
+    return choice
 
 
 def run(settings: Settings, *, out: Path, progress: bool, console: Console) -> list[Row]:
     """All splits, and their mean with its standard error; the rows of the table."""
-    count = settings.splits or (5 if settings.data == "protein" else 20)
-    rows = [run_split(settings, s) for s in tqdm(range(count), settings.data, unit="split", disable=not progress)]
-    columns = {name: np.array([row[name] for row in rows]) for name in ("RMSE", "log-likelihood")}
-    rows.append({"split": "mean"} | {name: float(values.mean()) for name, values in columns.items()})
-    errors = {name: float(values.std(ddof=1) / math.sqrt(count)) for name, values in columns.items() if count > 1}
+    name = f"uci_{settings.data}_{settings.method.lower()}"
+    written = {key: value for key, value in asdict(settings).items() if key not in NOT_SETTINGS}
+    kept = Kept(out / f"{name}.jsonl", written)
+    choice = choose(settings, kept, progress=progress)
+    rows = []
+    count = settings.splits or SPLITS.get(settings.data, 20)
+    for split in tqdm(range(count), settings.data, unit="split", disable=not progress):
+        rows.append(kept.find(split=split) or kept.add(run_split(settings, choice, split)))
+    columns = {key: [row[key] for row in rows] for key in ("RMSE", "log-likelihood")}
+    rows.append({"split": "mean"} | {key: statistics.mean(values) for key, values in columns.items()})
+    errors = {key: statistics.stdev(values) / math.sqrt(count) for key, values in columns.items() if count > 1}
     rows.append({"split": "standard error"} | errors)
-    written = asdict(settings) | {"data_dir": None}
-    title = f"uci/{settings.data}, {settings.kernel}, test parts"
-    report(rows, title=title, name=f"uci_{settings.data}", out=out, settings=written, console=console)
+    title = f"uci/{settings.data}, {settings.method}, {choice[0]} noise, {choice[1]:g}: test parts"
+    written |= {"noise": choice[0], number_name(settings): choice[1]}
+    report(rows, title=title, name=name, out=out, settings=written, console=console)
+    uci_figures.write(out)
     return rows
