@@ -35,11 +35,15 @@ class Draws:
         for name in self.names:
             if name not in known:
                 raise InputError("var_names", expected=f"some of the sites {known}", got=repr(name))
-        twice = sorted(set(self._functions) & set(known))
-        if twice:
-            raise InputError("functions", expected="names that no site has", got=repr(twice))
-        example = {name: self._function(name) for name in self._functions} | walk.values(self.names)
         stats = walk.take_stats()
+        twice = sorted(set(self._functions) & set(known) | {*self.names, *self._functions} & {*stats, "chain", "draw"})
+        if twice:
+            raise InputError(
+                "var_names and functions",
+                expected="names that nothing else has, nor a record of the sampler",
+                got=repr(twice),
+            )
+        example = {name: self._function(name) for name in self._functions} | walk.values(self.names)
         self.variables = [
             *(
                 Variable(n, "posterior", tuple(v.shape[1:]), str(v.dtype).rpartition(".")[2])

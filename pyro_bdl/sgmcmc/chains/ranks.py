@@ -1,10 +1,13 @@
 """The processes that share a run's chains, as `torchrun` starts them; one alone without it."""
 
+import itertools
 import os
 from typing import Any
 
 import numpy as np
 import torch.distributed as dist
+
+RUNS = itertools.count()
 
 
 class Ranks:
@@ -23,7 +26,9 @@ class Ranks:
     def __init__(self) -> None:
         self._own = False
         if dist.is_available() and not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            dist.init_process_group("gloo")
+            base, rank, size = next(dist.rendezvous("env://"))
+            own = dist.PrefixStore(f"pyro_bdl/{next(RUNS)}", base)  # a second run would read the first's addresses
+            dist.init_process_group("gloo", store=own, rank=rank, world_size=size)
             self._own = True
         together = dist.is_available() and dist.is_initialized()
         self.rank, self.count = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)

@@ -50,6 +50,8 @@ class Options:
 
     def check(self) -> None:
         """Refuse numbers and names out of their range."""
+        if self.seed is not None and (not isinstance(self.seed, int) or self.seed < 0):
+            raise InputError("seed", expected="an integer, at least 0", got=repr(self.seed))
         for name, least in (("num_samples", 1), ("num_chains", 1), ("warmup_steps", 0), ("thinning", 1)):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
@@ -76,6 +78,8 @@ class Run:
 
     def __init__(self, kernel: StochasticGradientKernel, options: Options, ranks: Ranks) -> None:
         options.check()
+        if not isinstance(kernel, StochasticGradientKernel):
+            raise InputError("kernel", expected="SGLD or another of this package's", got=type(kernel).__name__)
         if options.num_chains < ranks.count:
             raise InputError("num_chains", expected=f"at least one for each of {ranks.count} processes",
                              got=str(options.num_chains))  # fmt: skip
@@ -85,9 +89,9 @@ class Run:
             self.store = ChainStore(options.store, rank=ranks.rank, count=ranks.count)
         begun = self._is_begun()
         saved = self.store.load_state() if self.store is not None and begun else None
-        seed = None if saved is None else saved[1]["seed"]
-        seed = seed if options.seed is None and seed is not None else options.seed
-        self.seed = ranks.share(int(torch.randint(2**62, ())) if seed is None else seed)
+        known = [seed for seed in ranks.all(None if saved is None else saved[1]["seed"]) if seed is not None]
+        seed = known[0] if known and options.seed is None else options.seed
+        self.seed = ranks.share(int(torch.randint(2**62, ())) if seed is None else int(seed))
         self.chains = ranks.chains(options.num_chains)
         self.walk = self._walk(kernel, options.chain_method if saved is None else saved[1]["method"])
         self.moments = Moments() if options.moments else None
@@ -104,8 +108,8 @@ class Run:
         """Draw what is left."""
         options, ranks = self.options, self.ranks
         kernel, total = self.walk.kernels[0], options.warmup_steps + options.num_samples
-        seen, every = 0.0, FIRST
         most = max(1, MOST_BYTES // self.draws.bytes_of_a_draw)
+        seen, every = 0.0, min(FIRST, most)
         with StopRequests(heed=self.store is not None) as stop, self._bar(total, kernel._calls) as bar:
             while True:
                 begin, count = time.perf_counter(), 0
@@ -165,13 +169,15 @@ class Run:
     def _told(self, kernel: StochasticGradientKernel) -> dict[str, Any]:
         """What a run that goes on from this one must have in common with it."""
         first, options = self.walk.kernels[0], self.options
-        plain = {n: v for n, v in vars(first).items() if n[0] != "_" and isinstance(v, (bool, int, float, str))}
+        plain = {
+            n: v for n, v in vars(first).items() if n[0] != "_" and isinstance(v, (bool, int, float, str, type(None)))
+        }
         schedule = first.schedule
         batches = kernel.batches
         return {
             "kernel": type(first).__name__, **plain,
             "step_size": repr(schedule) if hasattr(schedule, "__dataclass_fields__") else type(schedule).__name__,
-            "gradient": type(first._estimator).__name__,
+            "gradient": [type(first._estimator).__name__, getattr(first._estimator, "every", None)],
             "data": None if batches is None else [batches.size, getattr(batches, "batch_size", None)],
             "sites": {n: [*map(int, first._require_density().target.layout.shapes[n])] for n in first._sites},
             "dtype": str(first._position.dtype), "num_chains": options.num_chains,

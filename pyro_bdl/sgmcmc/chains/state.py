@@ -45,7 +45,7 @@ def restore(kernel: Kernel, tensors: Mapping[str, Tensor], facts: Mapping[str, A
     """
     assert kernel._noise is not None
     like = kernel._position
-    kernel._carried = {name: tensors[f"carried.{name}"].to(like) for name in kernel._carried}
+    kernel._carried = {name: tensors[f"carried.{name}"].to(old) for name, old in kernel._carried.items()}
     kernel._step, kernel._calls, kernel._step_size = facts["step"], facts["calls"], facts["step_size"]
     kernel._log_joint = number(tensors["log_joint"])
     probe = kernel._probe

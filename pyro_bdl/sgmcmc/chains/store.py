@@ -80,7 +80,7 @@ class ChainStore:
         (self.path / ".pyro_bdl").mkdir(parents=True, exist_ok=True)
         root = zarr.open_group(self.path, mode="a", zarr_format=2, attributes=dict(attributes))
         for group in sorted({v.group for v in variables}):
-            inner = root.require_group(group)
+            inner = root.create_group(group, overwrite=True)  # another run may have ended before its first save
             for name, size in (("chain", chains), ("draw", draws)):
                 coordinate = inner.create_array(
                     name, shape=(size,), dtype="i8", chunks=(size,), fill_value=-1, overwrite=True
@@ -95,7 +95,8 @@ class ChainStore:
                 each = max(1, min(draws, CHUNK // max(1, np.dtype(v.dtype).itemsize * int(np.prod(v.shape)))))
                 array = inner.create_array(
                     v.name, shape=(chains, draws, *v.shape), chunks=(1, each, *(max(1, s) for s in v.shape)),
-                    dtype=v.dtype, fill_value=float("nan"), compressors=None, overwrite=True,
+                    dtype=v.dtype, fill_value=float("nan") if "float" in v.dtype else 0, compressors=None,
+                    overwrite=True,
                 )  # fmt: skip
                 names = [f"{v.name}_dim_{k}" for k in range(len(v.shape))]
                 array.attrs["_ARRAY_DIMENSIONS"] = ["chain", "draw", *names]
@@ -119,7 +120,7 @@ class ChainStore:
                 coordinate: Any = root[f"{group}/draw"]
                 if coordinate.shape[0] < draws:
                     coordinate.resize((draws,))
-                    coordinate[:] = np.arange(draws)
+                coordinate[:] = np.arange(coordinate.shape[0])
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise CorruptFileError(
                 f"the store {self.path}", expected="the arrays of the run", got=str(error),

@@ -193,6 +193,8 @@ BAD: dict[str, dict[str, Any]] = {
     "chain_method": {"chain_method": "parallel"},
     "var_names": {"var_names": ["slope"]},
     "functions": {"functions": {"scale": (NETWORK, X)}},
+    "seed": {"seed": -1},
+    "record of the sampler": {"functions": {"energy": (NETWORK, X)}},
     "the function 'f'": {"functions": {"f": NETWORK}},
     "resume": {"resume": True},
 }

@@ -69,6 +69,22 @@ def test_a_model_that_draws_its_own_batch_goes_on_too(tmp_path: Path) -> None:
     require_same(whole, parts)
 
 
+def test_single_precision_goes_on_too(tmp_path: Path) -> None:
+    """The Metropolis test's log joint density stays in double precision."""
+
+    def model(x: Tensor, y: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", size=len(X), subsample_size=len(x)):
+            pyro.sample("y", dist.Normal(x * w, 1.0), obs=y)
+
+    sampler = bdl.Langevin(model, step_size=1e-2, data=(X[:, 0].float(), Y.float()))
+    options = {**SETTINGS, "chain_method": "vectorized"}
+    whole = bdl.sample_chains(sampler, num_samples=30, **options)
+    for part in range(3, 33, 3):
+        parts = bdl.sample_chains(sampler, num_samples=part, store=tmp_path / "s", resume=True, **options)
+    require_same(whole, parts)
+
+
 def test_arviz_opens_it_while_it_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At each save: whole draws, of the length that is there, and the same ones later."""
     monkeypatch.setattr(running, "SECONDS", 0.0)
