@@ -3,6 +3,7 @@
 The tests kill it, or start several by torchrun.
 """
 
+import signal
 import sys
 from typing import Any
 
@@ -14,6 +15,7 @@ SETTINGS: dict[str, Any] = {"warmup_steps": 3, "num_chains": 3, "seed": 4, "mome
 
 
 def main(folder: str, kernel: str, method: Any, samples: str) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     run.SECONDS = 0.05  # a save every few draws
     run.FIRST = 2
     bdl.sample_chains(
