@@ -1,23 +1,22 @@
 """The evidence lower bound of mean-field guides, with its KL in closed form."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO
-from pyro.poutine.subsample_messenger import _Subsample
+from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
-from torch.distributions import kl_divergence
 
-from pyro_bdl.errors import InputError, UnsupportedModelError
+from pyro_bdl.errors import InputError
 from pyro_bdl.estimators import Estimator
+from pyro_bdl.inference.enumeration import Enumeration, Node, expected
+from pyro_bdl.inference.kl_terms import kl_terms, latent
 from pyro_bdl.inference.numbers import refuse_non_finite
 from pyro_bdl.log_density import log_density
-
-Node = dict[str, Any]
 
 
 class MeanFieldELBO(ELBO):
@@ -25,18 +24,29 @@ class MeanFieldELBO(ELBO):
 
     .. math:: \mathcal L = E_q[\log p(y \mid \theta)] - \beta \sum_s KL(q_s(\theta_s)\, \|\, p_s(\theta_s))
 
+    (Kingma & Welling 2014, equation 3; beta other than 1: Higgins et al. 2017, equation 4.)
+
     Each KL is in closed form where `torch.distributions.kl` has a rule for the pair (see `pyro_bdl.distributions.kl`),
     else estimated from the draw, also for guides that are no mean field. No log-probability is computed that is not
-    used. The guide may be any reparameterised Pyro guide, or one within `local_reparameterization` or `flipout`. For
-    discrete latent variables take Pyro's own `TraceEnum_ELBO`.
+    used. The guide may be any reparameterised Pyro guide, or one within `local_reparameterization` or `flipout`.
+
+    Discrete sites that the *guide* marks with `infer={"enumerate": "parallel"}` are summed out exactly, all values at
+    once, :math:`E_{q(y)}[\,\cdot\,] = \sum_y q(y) [\,\cdot\,]`. For those that only the model has, take Pyro's own
+    `TraceEnum_ELBO`.
+
+    *Free bits* (Kingma et al. 2016, equation 15): each latent number within a plate counts, averaged over the batch, as
+    at least :math:`\lambda` nats, :math:`\sum_j \max(\lambda, E_{batch}[KL_j])`, so that it costs nothing to use it a
+    little, and the posterior does not collapse to the prior at the start.
 
     Args:
         num_particles: draws of the guide per step, averaged. Default 1.
         kl_weight: beta, a number or a function without arguments that gives one (warm-up). Default 1, the bound.
+        free_bits: lambda, in nats for each latent number. Default 0, the bound.
 
     Raises:
         InputError: a latent site of the model that the guide lacks: Pyro would silently draw it from the prior.
-        UnsupportedModelError: a site of the guide that is not reparameterised (discrete, say).
+        UnsupportedModelError: a site of the guide that is neither reparameterised nor enumerated; with free bits one
+            within a plate whose KL has no closed form.
         NumericalError: a likelihood or KL that is not finite; the message names the site.
 
     >>> import pyro, torch, pyro_bdl as bdl
@@ -49,11 +59,20 @@ class MeanFieldELBO(ELBO):
     True
     """
 
-    def __init__(self, num_particles: int = 1, *, kl_weight: float | Callable[[], float] = 1.0) -> None:
+    def __init__(
+        self,
+        num_particles: int = 1,
+        *,
+        kl_weight: float | Callable[[], float] = 1.0,
+        free_bits: float = 0.0,
+    ) -> None:
         if num_particles < 1:
             raise InputError("num_particles", expected="at least 1", got=str(num_particles))
+        if not 0.0 <= free_bits < math.inf:
+            raise InputError("free_bits", expected="a finite number of nats, not negative", got=repr(free_bits))
         super().__init__(num_particles=num_particles)
-        self.kl_weight = kl_weight
+        self.kl_weight, self.free_bits = kl_weight, free_bits
+        self._first_free_dim: int | None = None  # left of all plates, once a guide with enumerated sites was met
 
     def loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
         """The negative bound, without gradients."""
@@ -76,93 +95,45 @@ class MeanFieldELBO(ELBO):
         weight = self.kl_weight() if callable(self.kl_weight) else self.kl_weight
         loss: Any = 0.0
         for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
+            enumeration = Enumeration.of(guide_trace)
             for node in _observed(model_trace):
-                loss = loss - refuse_non_finite(_log_likelihood(node), "the log-likelihood", node["name"])
-            for site, term in kl_terms(model_trace, guide_trace):
+                term = _log_likelihood(node, enumeration)
+                loss = loss - refuse_non_finite(term, "the log-likelihood", node["name"])
+            for site, term in kl_terms(model_trace, guide_trace, enumeration=enumeration, free_bits=self.free_bits):
                 loss = loss + weight * refuse_non_finite(term, "the KL", site)
         return loss / self.num_particles
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        guide_trace = self._guide_trace(guide, args, kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
-        for node in _latent(model_trace):
+        for node in latent(model_trace):
             if node["name"] not in guide_trace.nodes:
                 raise InputError(
                     "the guide", expected=f"a site {node['name']!r}, latent in the model", got="none of that name"
                 )
         return model_trace, guide_trace
 
-
-def kl_terms(model_trace: Any, guide_trace: Any) -> Iterator[tuple[str, Tensor]]:
-    """The KL of each latent site of the model, scaled by its plates; one draw's estimate where no rule is known.
-
-    A guide may draw an auxiliary site and hand its values on as Delta sites (Pyro's autoguides do). Where the Delta is
-    the auxiliary value itself, the pair is that of a mean field; else log q of the auxiliary site is a term of its own.
-    """
-    auxiliary = {
-        name: node
-        for name, node in guide_trace.nodes.items()
-        if node["type"] == "sample" and name not in model_trace and not isinstance(node["fn"], _Subsample)
-    }
-    for node in _latent(model_trace):
-        posterior = guide_trace.nodes[node["name"]]
-        if isinstance(_base(posterior), dist.Delta):
-            name = next((n for n, other in auxiliary.items() if other["value"] is _base(posterior).v), None)
-            posterior = posterior if name is None else auxiliary.pop(name)
-        _refuse_score_function(posterior)
-        kl = _closed_form(posterior["fn"], node["fn"])
-        if kl is None:
-            kl = _log_prob(posterior) - _log_prob(node)
-        yield node["name"], scale_and_mask(kl, node["scale"], node["mask"]).sum()
-    for name, node in auxiliary.items():
-        _refuse_score_function(node)
-        yield name, scale_and_mask(_log_prob(node), node["scale"], node["mask"]).sum()
+    def _guide_trace(self, guide: Any, args: Any, kwargs: Any) -> Any:
+        """The guide's trace; the second, with all values of its enumerated sites, where it has any."""
+        if self._first_free_dim is None:
+            trace = poutine.trace(guide).get_trace(*args, **kwargs)
+            sites = [node for node in trace.nodes.values() if node["type"] == "sample"]
+            if not any(node["infer"].get("enumerate") == "parallel" for node in sites):
+                return trace
+            dims = [frame.dim for node in sites for frame in node["cond_indep_stack"] if frame.vectorized]
+            self._first_free_dim = min(dims, default=0) - 1
+        with EnumMessenger(first_available_dim=self._first_free_dim):
+            return poutine.trace(guide).get_trace(*args, **kwargs)
 
 
-def _closed_form(q: Any, p: Any) -> Tensor | None:
-    """The KL, if there is a rule; that of a Delta would leave out its log density."""
-    if isinstance(_base({"fn": q}), dist.Delta):
-        return None
-    try:
-        return kl_divergence(q, p)
-    except NotImplementedError:
-        return None
-
-
-def _base(node: Node) -> Any:
-    fn = node["fn"]
-    while isinstance(fn, dist.Independent):
-        fn = fn.base_dist
-    return fn
-
-
-def _refuse_score_function(node: Node) -> None:
-    if not node["fn"].has_rsample:
-        raise UnsupportedModelError(
-            f"the guide's site {node['name']}", expected="a reparameterised distribution",
-            got=f"{type(_base(node)).__name__}, through whose draws no gradient passes",
-            remedy="Take pyro.infer.Trace_ELBO or TraceEnum_ELBO",
-        )  # fmt: skip
-
-
-def _log_prob(node: Node) -> Tensor:
-    value, base = node["value"], _base(node)
-    if isinstance(base, dist.Delta) and base.v is value:
-        return base.log_density  # without comparing each element with itself
-    return node["fn"].log_prob(value.value() if hasattr(value, "roots") else value)
-
-
-def _log_likelihood(node: Node) -> Tensor:
-    return log_density(node["fn"], node["value"], scale=node["scale"], mask=node["mask"])
+def _log_likelihood(node: Node, enumeration: Enumeration | None) -> Tensor:
+    if enumeration is None:
+        return log_density(node["fn"], node["value"], scale=node["scale"], mask=node["mask"])
+    term = expected(node["fn"].log_prob(node["value"]), enumeration)
+    return scale_and_mask(term, node["scale"], node["mask"]).sum()
 
 
 def _observed(trace: Any) -> Iterator[Node]:
     for node in trace.nodes.values():
         if node["type"] == "sample" and node["is_observed"] and not node["infer"].get("_deterministic"):
-            yield node
-
-
-def _latent(trace: Any) -> Iterator[Node]:
-    for node in trace.nodes.values():
-        if node["type"] == "sample" and not node["is_observed"] and not isinstance(node["fn"], _Subsample):
             yield node

@@ -19,7 +19,7 @@ from pyro_bdl.guides import AutoMeanField
 from pyro_bdl.inference.checkpoint import Checkpoint
 from pyro_bdl.inference.elbo import MeanFieldELBO
 from pyro_bdl.inference.loop import Loop, readable
-from pyro_bdl.inference.observations import check_finite
+from pyro_bdl.data_checks import check_finite
 from pyro_bdl.inference.options import KLWeight, budget_of, check, shrink_options, weight_of
 from pyro_bdl.inference.shrink import Shrink
 from pyro_bdl.inference.shrinking import Shrinking

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -48,9 +49,8 @@ class GuideStep(Step):
         self.model, self.guide, self.elbo, self.plate, self.kl_weight = model, guide, elbo, plate, 1.0
         if isinstance(elbo, MeanFieldELBO):  # a copy, so that the warm-up multiplies the caller's own weight
             own = elbo.kl_weight
-            self.elbo = MeanFieldELBO(
-                elbo.num_particles, kl_weight=lambda: self.kl_weight * (own() if callable(own) else own)
-            )
+            self.elbo = copy(elbo)
+            self.elbo.kl_weight = lambda: self.kl_weight * (own() if callable(own) else own)
         with self._at(first), poutine.trace(param_only=True) as capture, torch.no_grad(), dry_run():
             self.elbo.loss(model, guide, *first.args)
         plate.require_plate()

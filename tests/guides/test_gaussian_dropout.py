@@ -14,7 +14,7 @@ import pyro_bdl as bdl
 from pyro_bdl.distributions.kl import dropout_kl
 from pyro_bdl.errors import InputError
 from pyro_bdl.guides import AutoMeanField, GaussianDropout
-from pyro_bdl.inference.elbo import kl_terms
+from pyro_bdl.inference.kl_terms import kl_terms
 from pyro_bdl.priors import ByName, Gaussian, GroupNormalJeffreys, LogUniform
 from tests.statistics import Mismatch, ks_normal
 

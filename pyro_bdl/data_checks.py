@@ -1,4 +1,4 @@
-"""Observations that their distribution can have."""
+"""What data are refused: observations that their distribution cannot have, numbers that are not finite."""
 
 from typing import Any
 

@@ -1,0 +1,116 @@
+"""What the latent sites of a model cost: the terms of a bound other than the likelihood."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pyro_bdl.errors import UnsupportedModelError
+from pyro_bdl.inference.enumeration import Enumeration, Node, expected, is_enumerated
+
+
+def kl_terms(
+    model_trace: Any, guide_trace: Any, *, enumeration: Enumeration | None = None, free_bits: float = 0.0
+) -> Iterator[tuple[str, Tensor]]:
+    """The KL of each latent site of the model, scaled by its plates; one draw's estimate where no rule is known.
+
+    A guide may draw an auxiliary site and hand its values on as Delta sites (Pyro's autoguides do). Where the Delta is
+    the auxiliary value itself, the pair is that of a mean field; else log q of the auxiliary site is a term of its own.
+
+    Args:
+        model_trace: of the model, replayed under `guide_trace`.
+        guide_trace: of the guide.
+        enumeration: of the guide.
+        free_bits: the least that each latent number of a data point counts, in nats, averaged over the batch.
+    """
+    auxiliary = {
+        name: node
+        for name, node in guide_trace.nodes.items()
+        if node["type"] == "sample" and name not in model_trace and not isinstance(node["fn"], _Subsample)
+    }
+    for node in latent(model_trace):
+        posterior = guide_trace.nodes[node["name"]]
+        if isinstance(base(posterior["fn"]), dist.Delta):
+            name = next((n for n, other in auxiliary.items() if other["value"] is base(posterior["fn"]).v), None)
+            posterior = posterior if name is None else auxiliary.pop(name)
+        refuse_score_function(posterior)
+        if free_bits > 0.0 and node["cond_indep_stack"] and not is_enumerated(posterior):
+            yield node["name"], _with_free_bits(node, posterior, enumeration, free_bits)
+            continue
+        kl = closed_form(posterior["fn"], node["fn"])
+        if kl is None:
+            kl = log_prob(posterior) - log_prob(node)
+        yield node["name"], scale_and_mask(expected(kl, enumeration), node["scale"], node["mask"]).sum()
+    for name, node in auxiliary.items():
+        refuse_score_function(node)
+        yield name, scale_and_mask(expected(log_prob(node), enumeration), node["scale"], node["mask"]).sum()
+
+
+def latent(trace: Any) -> Iterator[Node]:
+    """The sites of a model that its data do not tell."""
+    for node in trace.nodes.values():
+        if node["type"] == "sample" and not node["is_observed"] and not isinstance(node["fn"], _Subsample):
+            yield node
+
+
+def closed_form(q: Any, p: Any) -> Tensor | None:
+    """The KL, if there is a rule; that of a Delta would leave out its log density."""
+    if isinstance(base(q), dist.Delta):
+        return None
+    try:
+        return kl_divergence(q, p)
+    except NotImplementedError:
+        return None
+
+
+def base(fn: Any) -> Any:
+    """The distribution of single numbers."""
+    while isinstance(fn, dist.Independent):
+        fn = fn.base_dist
+    return fn
+
+
+def log_prob(node: Node) -> Tensor:
+    """The log density of a site's value, for each of its batch."""
+    value, law = node["value"], base(node["fn"])
+    if isinstance(law, dist.Delta) and law.v is value:
+        return law.log_density  # without comparing each element with itself
+    return node["fn"].log_prob(value.value() if hasattr(value, "roots") else value)
+
+
+def refuse_score_function(node: Node) -> None:
+    """Refuse a site of the guide through whose draws no gradient passes and whose values are not all enumerated."""
+    if not node["fn"].has_rsample and not is_enumerated(node):
+        raise UnsupportedModelError(
+            f"the guide's site {node['name']}", expected="a reparameterised distribution, or an enumerated one",
+            got=f"{type(base(node['fn'])).__name__}, through whose draws no gradient passes",
+            remedy='Say infer={"enumerate": "parallel"} if it is discrete, or take pyro.infer.Trace_ELBO',
+        )  # fmt: skip
+
+
+def kl_of_each_number(node: Node, posterior: Node) -> Tensor | None:
+    """The KL of each latent number (\\*batch, \\*event) of a factorised site, if there is a rule."""
+    return closed_form(base(posterior["fn"]), base(node["fn"]))
+
+
+def _with_free_bits(node: Node, posterior: Node, enumeration: Enumeration | None, free_bits: float) -> Tensor:
+    """The KL where each latent number, averaged over the batch, counts at least `free_bits`."""
+    kl = kl_of_each_number(node, posterior)
+    if kl is None or node["mask"] is not None:
+        raise UnsupportedModelError(
+            f"the latent site {node['name']}", expected="a KL in closed form, and no mask, for free bits",
+            got=f"{type(base(posterior['fn'])).__name__} and {type(base(node['fn'])).__name__}",
+        )  # fmt: skip
+    event_dim = len(node["fn"].event_shape)
+    kl = kl.reshape(*kl.shape[: kl.dim() - event_dim], -1)  # (*batch, numbers)
+    if enumeration is not None and enumeration.concerns(kl[..., 0]):
+        kl = kl * enumeration.weights.unsqueeze(-1)
+    rows = math.prod(node["fn"].batch_shape)
+    mean = kl.flatten(0, -2).sum(0) / rows
+    return torch.as_tensor(node["scale"]) * rows * mean.clamp_min(free_bits).sum()

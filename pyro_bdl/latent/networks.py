@@ -1,0 +1,111 @@
+"""How the networks of a latent-variable model are called: over any leading dimensions, with checked outputs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.poutine.runtime import am_i_wrapped
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from pyro_bdl.data_checks import ObservationCheck
+from pyro_bdl.data_plate import data_size
+from pyro_bdl.errors import InputError
+from pyro_bdl.latent.random_weights import bayesian_modules
+from pyro_bdl.parameters import own_parameter
+
+
+def as_layers(what: str, networks: nn.Module | Sequence[nn.Module]) -> nn.ModuleList:
+    """One network, or a list of them, as a list of modules.
+
+    Raises:
+        InputError: something else.
+    """
+    each = [networks] if isinstance(networks, nn.Module) and not isinstance(networks, nn.ModuleList) else networks
+    if not isinstance(each, (list, tuple, nn.ModuleList)) or not all(isinstance(net, nn.Module) for net in each):
+        raise InputError(what, expected="a network (torch.nn.Module), or a list of them", got=type(networks).__name__)
+    return nn.ModuleList(each)
+
+
+def run(network: nn.Module, *inputs: Tensor, ranks: Sequence[int]) -> Tensor:
+    """The network's outputs over all leading dimensions, such as those of particles or of enumerated classes.
+
+    A network sees one batch dimension, unless it says `broadcasts = True` (its inputs may then have leading dimensions
+    of size 1, and what depends on one input only is computed once).
+
+    Args:
+        network: takes `inputs` and gives one row of outputs for each of theirs.
+        inputs: (\\*leading, \\*event), whose leading shapes broadcast.
+        ranks: of each input the rank of its event.
+
+    >>> run(nn.Linear(2, 3), torch.zeros(4, 5, 2), ranks=[1]).shape
+    torch.Size([4, 5, 3])
+    """
+    if getattr(network, "broadcasts", False):
+        return network(*inputs)
+    leading = [value.shape[: value.dim() - rank] for value, rank in zip(inputs, ranks, strict=True)]
+    if all(len(shape) == 1 for shape in leading):
+        return network(*inputs)
+    batch = torch.broadcast_shapes(*leading)
+    events = [value.shape[value.dim() - rank :] for value, rank in zip(inputs, ranks, strict=True)]
+    flat = [value.expand(batch + event).reshape(-1, *event) for value, event in zip(inputs, events, strict=True)]
+    outputs = network(*flat)
+    return outputs.reshape(*batch, *outputs.shape[1:])
+
+
+class PlainNormal(dist.Normal):
+    """A normal through whose draws no gradient passes."""
+
+    has_rsample = False
+
+
+def normal_of(outputs: Tensor, size: int, what: str, kind: type[dist.Normal] = dist.Normal) -> dist.TorchDistribution:
+    """N(mean, diag exp(log-variance)) of `size` numbers, from outputs (\\*batch, 2 size).
+
+    Raises:
+        InputError: outputs of another size.
+    """
+    if outputs.shape[-1] != 2 * size:
+        raise InputError(
+            what, expected=f"outputs of shape (batch, {2 * size}): means and log-variances of {size} latent numbers",
+            got=f"shape {tuple(outputs.shape)}",
+        )  # fmt: skip
+    mean, log_variance = outputs.chunk(2, -1)
+    return kind(mean, (0.5 * log_variance).exp()).to_event(1)
+
+
+def standard_normal(rows: int, size: int, like: Tensor) -> dist.TorchDistribution:
+    """N(0, I) of `size` numbers for each row."""
+    zero, one = like.new_zeros(()), like.new_ones(())
+    return dist.Normal(zero, one).expand([rows, size]).to_event(1)
+
+
+def register(network: nn.Module, name: str) -> None:
+    """Let the learned parameters of a network be those of the Pyro program; random weights are their module's affair."""
+    if not am_i_wrapped():
+        return
+    random = {id(parameter) for module in bayesian_modules(network) for parameter in module.parameters()}
+    for path, parameter in network.named_parameters():
+        if id(parameter) not in random:
+            own_parameter(f"{name}.{path}", parameter)
+
+
+def data_plate(rows: int, size: int | None) -> Any:
+    """The plate over the data points of a batch.
+
+    Raises:
+        InputError: an empty batch.
+    """
+    if rows == 0:
+        raise InputError("x", expected="at least one row", got="none")
+    return pyro.plate("data", size=data_size(rows) if size is None else size, subsample_size=rows)
+
+
+def observe(site: str, law: Any, value: Tensor | None) -> Tensor:
+    """`pyro.sample` of an observed site; while Pyro's validation is on, a value outside the support is an `InputError`."""
+    if value is not None and Distribution._validate_args:
+        with ObservationCheck(), pyro.validation_enabled(False):
+            return pyro.sample(site, law, obs=value)
+    return pyro.sample(site, law, obs=value)

@@ -1,0 +1,50 @@
+"""The weights of Bayesian networks within a latent-variable model."""
+
+from collections.abc import Callable, Iterator
+
+from pyro import poutine
+from torch import Tensor, nn
+
+from pyro_bdl.bayesian_module import BayesianModule
+from pyro_bdl.guides import AutoMeanField
+
+
+def bayesian_modules(*networks: nn.Module) -> Iterator[BayesianModule]:
+    """The networks, and parts of them, whose weights are random."""
+    for network in networks:
+        yield from (module for module in network.modules() if isinstance(module, BayesianModule))
+
+
+class RandomWeights(nn.Module):
+    """The posterior of all weights that are random in some networks; nothing where none are.
+
+    Args:
+        networks: with `BayesianModule`s among them or within them.
+
+    >>> weights = RandomWeights(nn.Sequential(BayesianModule(nn.Linear(2, 1)), nn.Sigmoid()))
+    >>> sorted(weights.guide())
+    ['bias', 'weight']
+    >>> RandomWeights(nn.Linear(2, 1)).guide is None
+    True
+    """
+
+    def __init__(self, *networks: nn.Module) -> None:
+        super().__init__()
+        self._modules_of = lambda: bayesian_modules(*networks)  # a function, so that they are no submodules of this
+        self.guide = AutoMeanField(self._sample) if any(self._modules_of()) else None
+
+    def forward(self) -> None:
+        """Sample them, in a guide."""
+        if self.guide is not None:
+            self.guide()
+
+    def drawn(self, run: Callable[[], Tensor]) -> Tensor:
+        """What a function returns when the weights are one draw of their posterior."""
+        if self.guide is None:
+            return run()
+        with poutine.replay(trace=poutine.trace(self.guide).get_trace()):
+            return run()
+
+    def _sample(self) -> None:
+        for module in self._modules_of():
+            module.sample()

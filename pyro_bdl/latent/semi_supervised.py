@@ -1,0 +1,183 @@
+"""Semi-supervised learning with deep generative models: a class and a style behind each observation."""
+
+from typing import NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyro_bdl.errors import InputError
+from pyro_bdl.latent.likelihoods import Bernoulli, Likelihood
+from pyro_bdl.latent.networks import data_plate, normal_of, observe, register, run, standard_normal
+from pyro_bdl.latent.random_weights import RandomWeights, bayesian_modules
+from pyro_bdl.latent.semi_supervised_pair import SemiSupervisedPair
+
+
+class Code(NamedTuple):
+    """What makes an observation: its style (\\*batch, D) and its class (\\*batch, C)."""
+
+    style: Tensor
+    label: Tensor
+
+
+class SemiSupervisedVAE(nn.Module):
+    r"""The model M2 of Kingma, Rezende, Mohamed & Welling (2014): a class y and a style z make x.
+
+    .. math:: y_n \sim \mathrm{Cat}(\pi), \quad z_n \sim N(0, I), \quad x_n \sim p(x \mid \mathrm{decoder}(z_n, y_n));
+              \qquad q(y \mid x) = \mathrm{Cat}(\mathrm{softmax}\,\mathrm{classifier}(x)), \quad
+              q(z \mid x, y) = N(\mathrm{encoder}(x, y))
+
+    Three pairs of model and guide, for any Pyro ELBO:
+
+    - `model(x, y)`, `guide(x, y)` for labelled data: the bound is :math:`-\mathcal L(x, y)` of equation 6;
+    - `model(x)`, `guide(x)` without labels: the guide marks y to be enumerated, all classes at once, so that
+      `MeanFieldELBO` and Pyro's `TraceEnum_ELBO` give the exact expectation :math:`-\mathcal U(x)` of equation 7;
+    - `with_labels(x, y)` for both at once: :math:`\mathcal J^\alpha`, equations 8 and 9.
+
+    M1+M2 is this model of another VAE's latent variables, with the `Gaussian` likelihood.
+
+    Args:
+        classifier: takes x (B, \*shape) and gives logits (B, C).
+        encoder: takes x and the class as C zeros and ones, (B, C), and gives (B, 2 D), means and log-variances of z.
+        decoder: takes z (B, D) and the class (B, C), and gives the outputs that `likelihood` wants.
+        latent_size: D, the numbers of z.
+        classes: C.
+        likelihood: of x given the decoder's outputs. Default `Bernoulli()`, black and white.
+        class_probabilities: pi (C,). Default: all equal.
+        size: N, the number of data points of which a call sees B. Default: what `fit_svi` says it is; B itself where
+            nobody says.
+        name: put before the names of the parameters in Pyro's store.
+
+    Raises:
+        InputError: fewer than two classes, probabilities of another number, Bayesian networks; in a call, networks
+            whose outputs have another size than told, labels outside [0, C), observations outside the support.
+
+    >>> from pyro_bdl.latent import Concatenated
+    >>> encoder, decoder = Concatenated(nn.Linear(6 + 3, 4)), Concatenated(nn.Linear(2 + 3, 6))
+    >>> vae = SemiSupervisedVAE(nn.Linear(6, 3), encoder, decoder, 2, classes=3)
+    >>> x, y = torch.bernoulli(torch.full((20, 6), 0.5)), torch.randint(3, (5,))
+    >>> import pyro_bdl as bdl
+    >>> both = vae.with_labels(x[:5], y)
+    >>> fit = bdl.fit_svi(both.model, both.guide, x, epochs=2, data_plate="data", progress=False, seed=0)
+    >>> vae.classify(x).shape
+    torch.Size([20])
+    """
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        latent_size: int,
+        *,
+        classes: int,
+        likelihood: Likelihood | None = None,
+        class_probabilities: Tensor | None = None,
+        size: int | None = None,
+        name: str = "vae",
+    ) -> None:
+        super().__init__()
+        if classes < 2 or latent_size < 1:
+            raise InputError("classes and latent_size", expected="at least 2 and 1", got=f"{classes} and {latent_size}")
+        probabilities = torch.full((classes,), 1.0 / classes) if class_probabilities is None else class_probabilities
+        if probabilities.shape != (classes,) or not bool((probabilities > 0).all()):
+            raise InputError("class_probabilities", expected=f"{classes} positive numbers", got=f"{probabilities}")
+        if any(bayesian_modules(classifier, encoder)):
+            raise InputError(
+                "classifier and encoder", expected="ordinary networks, whose weights are the guide's own parameters",
+                got="a BayesianModule",
+            )  # fmt: skip
+        self.classifier, self.encoder, self.decoder = classifier, encoder, decoder
+        self.latent_size, self.classes, self.size, self.name = latent_size, classes, size, name
+        self.likelihood = Bernoulli() if likelihood is None else likelihood
+        self.weights = RandomWeights(decoder)
+        self.log_probabilities: Tensor
+        self.register_buffer("log_probabilities", (probabilities / probabilities.sum()).log())
+
+    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+        """x (B, \\*shape), observed given its class, y (B,) or latent, and a latent style."""
+        plate = data_plate(len(x), self.size)
+        with plate:
+            code = self.code(len(x), y)
+        (outputs,) = self.decoded(code)
+        with plate:
+            observe("x", self.likelihood(outputs, x.shape[1:]), x)
+
+    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+        """The style of x (B, \\*shape), and its class unless y (B,) tells it."""
+        self.weights()
+        with data_plate(len(x), self.size):
+            self.recognise(x, y)
+
+    def with_labels(
+        self, x: Tensor, y: Tensor, *, batch_size: int | None = None, alpha: float = 0.1
+    ) -> SemiSupervisedPair:
+        """Model and guide of unlabelled data beside these labelled ones, see `SemiSupervisedPair`."""
+        return SemiSupervisedPair(self, x, y, batch_size=batch_size, alpha=alpha)
+
+    @torch.no_grad()
+    def classify(self, x: Tensor) -> Tensor:
+        """The most probable class of each x under q(y | x)."""
+        return self.classifier(x).argmax(-1)
+
+    @torch.no_grad()
+    def style(self, x: Tensor, y: Tensor) -> dist.TorchDistribution:
+        """q(z | x, y), a normal with event shape (D,)."""
+        return normal_of(self.encoder(x, self.one_hot(y)), self.latent_size, "the encoder")
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
+        """The mean of x given style z (\\*batch, D) and class y (\\*batch); one draw of random weights.
+
+        With a style held and the label varied: analogies.
+        """
+        outputs = self.weights.drawn(lambda: run(self.decoder, z, self.one_hot(y), ranks=[1, 1]))
+        return self.likelihood.mean(outputs, outputs.dim() - 1 if outputs.dim() == z.dim() else z.dim() - 1)
+
+    def one_hot(self, y: Tensor) -> Tensor:
+        """A class as C zeros and ones."""
+        return F.one_hot(y.long(), self.classes).to(self.log_probabilities)
+
+    def code(self, rows: int, y: Tensor | None, prefix: str = "") -> Code:
+        """Class and style of `rows` data points, sampled from their priors within the plate that is open."""
+        prior = dist.Categorical(logits=self.log_probabilities)
+        label = pyro.sample(f"{prefix}y", prior) if y is None else observe(f"{prefix}y", prior.expand([rows]), y)
+        style = pyro.sample(f"{prefix}z", standard_normal(rows, self.latent_size, self.log_probabilities))
+        return Code(style, self.one_hot(label))
+
+    def decoded(self, *codes: Code) -> list[Tensor]:
+        """What the decoder puts out for each group of codes, in one call, since its weights may be random."""
+        register(self.decoder, f"{self.name}.decoder")
+        shapes = [torch.broadcast_shapes(code.style.shape[:-1], code.label.shape[:-1]) for code in codes]
+        rows = [
+            [part.expand(*shape, part.shape[-1]).reshape(-1, part.shape[-1]) for part in code]
+            for code, shape in zip(codes, shapes, strict=True)
+        ]
+        outputs = self.decoder(*(torch.cat(parts) if len(codes) > 1 else parts[0] for parts in zip(*rows, strict=True)))
+        each = outputs.split([shape.numel() for shape in shapes])
+        return [part.reshape(*shape, *part.shape[1:]) for part, shape in zip(each, shapes, strict=True)]
+
+    def recognise(self, x: Tensor, y: Tensor | None, prefix: str = "") -> None:
+        """Class (unless y tells it) and style of x, sampled from their posteriors within the plate that is open."""
+        register(self.encoder, f"{self.name}.encoder")
+        if y is None:
+            register(self.classifier, f"{self.name}.classifier")
+            law = dist.Categorical(logits=self.logits(x))
+            y = pyro.sample(f"{prefix}y", law, infer={"enumerate": "parallel"})
+        outputs = run(self.encoder, x, self.one_hot(y), ranks=[x.dim() - 1, 1])
+        pyro.sample(f"{prefix}z", normal_of(outputs, self.latent_size, "the encoder"))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Of the classes of x under q(y | x).
+
+        Raises:
+            InputError: a classifier with other outputs than one for each class.
+        """
+        logits = self.classifier(x)
+        if logits.shape != (len(x), self.classes):
+            raise InputError(
+                "the classifier's output", expected=f"shape ({len(x)}, {self.classes})", got=f"{tuple(logits.shape)}"
+            )
+        return logits
