@@ -5,16 +5,17 @@ by stochastic-gradient MCMC (`SGLD` in Pyro's own `MCMC`), look at the posterior
 `from_pyro_svi`), and turn it into a small network on disk (`compress`).
 """
 
-from pyro_bdl import data, diagnostics, distributions, errors, guides, priors
+from pyro_bdl import data, diagnostics, distributions, errors, guides, latent, priors
 from pyro_bdl.bayesian_module import BayesianModule
 from pyro_bdl.compress import compress
 from pyro_bdl.compression.compressed import CompressedNetwork, load_compressed
 from pyro_bdl.compression.random_code.kl_budget import KLBudget
 from pyro_bdl.compression.random_code.random_draw import RandomDraw
 from pyro_bdl.compression.retraining import Retraining
-from pyro_bdl.diagnostics import from_chains, from_pyro, from_pyro_svi, guide_draws, predict, predict_locally
+from pyro_bdl.diagnostics import from_chains, from_pyro, from_pyro_svi, guide_draws, log_marginal, predict, predict_locally
 from pyro_bdl.estimators import flipout, local_reparameterization
-from pyro_bdl.inference import Fit, MeanFieldELBO, Shrink, fit_svi
+from pyro_bdl.inference import Fit, ImportanceWeightedELBO, MeanFieldELBO, Shrink, fit_svi, objective
+from pyro_bdl.latent import SemiSupervisedVAE, VariationalAutoencoder
 from pyro_bdl.observation import Classifier, Regressor
 from pyro_bdl.sgmcmc import (
     SGHMC,
@@ -49,6 +50,7 @@ __all__ = [
     "ControlVariate",
     "Cyclical",
     "Fit",
+    "ImportanceWeightedELBO",
     "KLBudget",
     "Langevin",
     "MeanFieldELBO",
@@ -58,7 +60,9 @@ __all__ = [
     "RandomDraw",
     "Regressor",
     "Retraining",
+    "SemiSupervisedVAE",
     "Shrink",
+    "VariationalAutoencoder",
     "compress",
     "data",
     "diagnostics",
@@ -72,8 +76,11 @@ __all__ = [
     "from_pyro_svi",
     "guide_draws",
     "guides",
+    "latent",
     "load_compressed",
     "local_reparameterization",
+    "log_marginal",
+    "objective",
     "predict",
     "predict_locally",
     "priors",

@@ -61,5 +61,9 @@ class StepSizeWarning(UserWarning):
     """A chain that has run took steps so large, or so noisy, that its draws are not those of the posterior."""
 
 
+class PosteriorCollapseWarning(UserWarning):
+    """The latent variables of a fitted model have the prior for their posterior: the model does not use them."""
+
+
 class NumericalError(BDLError, ArithmeticError):
     """A loss, gradient or state became NaN or infinite; the message names the site and the step."""

@@ -89,3 +89,18 @@ def _quiet_import() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="\\s*ArviZ is undergoing", category=FutureWarning)
         yield
+
+
+def pareto_k(log_weights: Any) -> Any:
+    """The shape of the upper tail of importance weights (points, draws), one a point (Vehtari et al. 2024)."""
+    with _quiet_import():
+        import arviz
+    if hasattr(arviz, "psislw"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large k, which is the answer
+            return arviz.psislw(log_weights)[1]
+    from arviz_stats.base import array_stats
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return array_stats.psislw(-log_weights, axis=-1)[1]  # it takes what loo has, the negative

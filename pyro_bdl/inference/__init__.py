@@ -2,6 +2,8 @@
 
 from pyro_bdl.inference.elbo import MeanFieldELBO
 from pyro_bdl.inference.fit import Fit, Progress, fit_svi
+from pyro_bdl.inference.importance_weighted import ImportanceWeightedELBO
+from pyro_bdl.inference.objectives import objective
 from pyro_bdl.inference.shrink import Shrink
 
-__all__ = ["Fit", "MeanFieldELBO", "Progress", "Shrink", "fit_svi"]
+__all__ = ["Fit", "ImportanceWeightedELBO", "MeanFieldELBO", "Progress", "Shrink", "fit_svi", "objective"]

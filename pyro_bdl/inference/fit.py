@@ -17,6 +17,7 @@ from pyro_bdl.estimators import Estimator, flipout, local_reparameterization
 from pyro_bdl.estimators.estimator import Use
 from pyro_bdl.guides import AutoMeanField
 from pyro_bdl.inference.checkpoint import Checkpoint
+from pyro_bdl.inference.collapse import warn_of_collapse
 from pyro_bdl.inference.elbo import MeanFieldELBO
 from pyro_bdl.inference.loop import Loop, readable
 from pyro_bdl.data_checks import check_finite
@@ -143,6 +144,9 @@ def fit_svi(
         NumericalError: a loss or gradient that is not finite; the message names the site and the step. The parameters
             are those of the last good step, and the checkpoint is that of the last good epoch.
 
+    Warns:
+        PosteriorCollapseWarning: at the end no latent variable of a data point differs from its prior.
+
     >>> import torch, pyro_bdl as bdl
     >>> x = torch.linspace(-1, 1, 50)[:, None]
     >>> model = bdl.Regressor(bdl.BayesianModule(torch.nn.Linear(1, 1)), noise=0.1)
@@ -217,6 +221,8 @@ def fit_svi(
                 if any(stop):
                     break
             fit.kept = {} if small is None else small.kept
+        if isinstance(step, GuideStep):
+            warn_of_collapse(model, guide, plate, first)
     fit.coverage = wrapped.coverage() if isinstance(wrapped, Estimator) else []
     return fit
 

@@ -9,10 +9,10 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyro_bdl.errors import UnsupportedModelError
 from pyro_bdl.inference.enumeration import Enumeration, Node, expected, is_enumerated
+from pyro_bdl.latent_kl import base_law, closed_form_kl
 
 
 def kl_terms(
@@ -36,17 +36,15 @@ def kl_terms(
     }
     for node in latent(model_trace):
         posterior = guide_trace.nodes[node["name"]]
-        if isinstance(base(posterior["fn"]), dist.Delta):
-            name = next((n for n, other in auxiliary.items() if other["value"] is base(posterior["fn"]).v), None)
+        if isinstance(base_law(posterior["fn"]), dist.Delta):
+            name = next((n for n, other in auxiliary.items() if other["value"] is base_law(posterior["fn"]).v), None)
             posterior = posterior if name is None else auxiliary.pop(name)
         refuse_score_function(posterior)
         if free_bits > 0.0 and node["cond_indep_stack"] and not is_enumerated(posterior):
             yield node["name"], _with_free_bits(node, posterior, enumeration, free_bits)
             continue
-        kl = closed_form(posterior["fn"], node["fn"])
-        if kl is None:
-            kl = log_prob(posterior) - log_prob(node)
-        yield node["name"], scale_and_mask(expected(kl, enumeration), node["scale"], node["mask"]).sum()
+        kl = expected(kl_term(node, posterior), enumeration)
+        yield node["name"], scale_and_mask(kl, node["scale"], node["mask"]).sum()
     for name, node in auxiliary.items():
         refuse_score_function(node)
         yield name, scale_and_mask(expected(log_prob(node), enumeration), node["scale"], node["mask"]).sum()
@@ -59,26 +57,15 @@ def latent(trace: Any) -> Iterator[Node]:
             yield node
 
 
-def closed_form(q: Any, p: Any) -> Tensor | None:
-    """The KL, if there is a rule; that of a Delta would leave out its log density."""
-    if isinstance(base(q), dist.Delta):
-        return None
-    try:
-        return kl_divergence(q, p)
-    except NotImplementedError:
-        return None
-
-
-def base(fn: Any) -> Any:
-    """The distribution of single numbers."""
-    while isinstance(fn, dist.Independent):
-        fn = fn.base_dist
-    return fn
+def kl_term(node: Node, posterior: Node) -> Tensor:
+    """The KL of a latent site, for each of its batch: in closed form, else of the draw."""
+    kl = closed_form_kl(posterior["fn"], node["fn"])
+    return log_prob(posterior) - log_prob(node) if kl is None else kl
 
 
 def log_prob(node: Node) -> Tensor:
     """The log density of a site's value, for each of its batch."""
-    value, law = node["value"], base(node["fn"])
+    value, law = node["value"], base_law(node["fn"])
     if isinstance(law, dist.Delta) and law.v is value:
         return law.log_density  # without comparing each element with itself
     return node["fn"].log_prob(value.value() if hasattr(value, "roots") else value)
@@ -89,23 +76,18 @@ def refuse_score_function(node: Node) -> None:
     if not node["fn"].has_rsample and not is_enumerated(node):
         raise UnsupportedModelError(
             f"the guide's site {node['name']}", expected="a reparameterised distribution, or an enumerated one",
-            got=f"{type(base(node['fn'])).__name__}, through whose draws no gradient passes",
+            got=f"{type(base_law(node['fn'])).__name__}, through whose draws no gradient passes",
             remedy='Say infer={"enumerate": "parallel"} if it is discrete, or take pyro.infer.Trace_ELBO',
         )  # fmt: skip
 
 
-def kl_of_each_number(node: Node, posterior: Node) -> Tensor | None:
-    """The KL of each latent number (\\*batch, \\*event) of a factorised site, if there is a rule."""
-    return closed_form(base(posterior["fn"]), base(node["fn"]))
-
-
 def _with_free_bits(node: Node, posterior: Node, enumeration: Enumeration | None, free_bits: float) -> Tensor:
     """The KL where each latent number, averaged over the batch, counts at least `free_bits`."""
-    kl = kl_of_each_number(node, posterior)
+    kl = closed_form_kl(base_law(posterior["fn"]), base_law(node["fn"]))
     if kl is None or node["mask"] is not None:
         raise UnsupportedModelError(
             f"the latent site {node['name']}", expected="a KL in closed form, and no mask, for free bits",
-            got=f"{type(base(posterior['fn'])).__name__} and {type(base(node['fn'])).__name__}",
+            got=f"{type(base_law(posterior['fn'])).__name__} and {type(base_law(node['fn'])).__name__}",
         )  # fmt: skip
     event_dim = len(node["fn"].event_shape)
     kl = kl.reshape(*kl.shape[: kl.dim() - event_dim], -1)  # (*batch, numbers)

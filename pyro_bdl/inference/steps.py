@@ -65,12 +65,16 @@ class GuideStep(Step):
         self.kl_weight = kl_weight
         with self._at(batch):
             total = float(self.elbo.loss_and_grads(self.model, self.guide, *batch.args))
-        for parameter, name in self.names.items():
-            if parameter.grad is not None:
-                refuse_non_finite(parameter.grad.abs().max(), "the gradient", name)
+        self._refuse_bad_gradients()
         if not math.isfinite(total):
             raise NumericalError(f"the loss is {total}")
         return Loss(total, float("nan"))
+
+    def _refuse_bad_gradients(self) -> None:
+        sums = {name: p.grad.sum() for p, name in self.names.items() if p.grad is not None}
+        if sums and not bool(torch.isfinite(torch.stack(list(sums.values()))).all()):
+            for name, value in sums.items():
+                refuse_non_finite(value, "the gradient", name)
 
     def _at(self, batch: Batch) -> SubsampleIndices:
         self.plate.set(batch)

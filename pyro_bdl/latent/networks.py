@@ -6,7 +6,8 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.poutine.runtime import am_i_wrapped
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -83,13 +84,21 @@ def standard_normal(rows: int, size: int, like: Tensor) -> dist.TorchDistributio
 
 
 def register(network: nn.Module, name: str) -> None:
-    """Let the learned parameters of a network be those of the Pyro program; random weights are their module's affair."""
-    if not am_i_wrapped():
+    """Let the learned parameters of a network be those of the Pyro program; random weights are their module's affair.
+
+    A `pyro.param` statement takes longer than a small layer, so they are made only while a handler is there that wants
+    to know of them: the capture of parameters by Pyro's `SVI` and by `fit_svi`, `poutine.lift` and the like.
+    """
+    if not any(_wants_parameters(handler) for handler in _PYRO_STACK):
         return
     random = {id(parameter) for module in bayesian_modules(network) for parameter in module.parameters()}
     for path, parameter in network.named_parameters():
         if id(parameter) not in random:
             own_parameter(f"{name}.{path}", parameter)
+
+
+def _wants_parameters(handler: Any) -> bool:
+    return handler.param_only if isinstance(handler, TraceMessenger) else hasattr(handler, "_pyro_param")
 
 
 def data_plate(rows: int, size: int | None) -> Any:

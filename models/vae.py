@@ -1,0 +1,163 @@
+"""Variational autoencoders: trained, tested by their log evidence, looked at.
+
+python -m models.vae --data digits
+"""
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from rich.console import Console
+from torch import Tensor, nn
+
+import pyro_bdl as bdl
+from models import latent_figures as figures
+from models.binarization import DynamicallyBinarized, binarized
+from models.langevin.tables import report
+from models.latent_networks import begin_at, convolutional_decoder, convolutional_encoder, dense
+from models.schedules import falling
+
+BURDA = (200, 200)
+
+
+@dataclass
+class Options:
+    """Fit a variational autoencoder to black and white images, and estimate the log evidence of the test images."""
+
+    data: Literal["digits", "mnist", "fashion_mnist", "binarized_mnist"] = "digits"
+    """the images: scikit-learn's 1,797 digits (embedded), or the full sets; binarised anew each time they are seen, but
+    for binarized_mnist, which comes so"""
+    data_dir: Path | None = None
+    """where the files of the full sets are; else PYRO_BDL_DATA, else they are downloaded"""
+    out: Path = Path("out/vae")
+    """where the table, the figures and the ArviZ data are written"""
+    seed: int = 0
+    """seeds the networks' initial values, the order of the data and all noise"""
+    evaluate: Literal["test", "validation"] = "test"
+    """the part that the table is about; both stay out of training"""
+    objective: Literal["elbo", "monte-carlo", "score-function", "iwae", "dreg"] = "elbo"
+    """the bound that is maximised"""
+    samples: int = 1
+    """draws of the latent variables for each image"""
+    network: Literal["dense", "convolutional"] = "dense"
+    """dense: two hidden layers of 200 tanh units each way (Burda et al. 2016)"""
+    layers: Literal[1, 2] = 1
+    """stochastic layers; the second is half as large, with hidden layers of 100 units (dense networks only)"""
+    latent_size: int = 50
+    """latent numbers of an image"""
+    decoder_prior: Literal["none", "gaussian", "group-normal-jeffreys"] = "none"
+    """random weights of the decoder: under a node prior units and latent numbers that are not needed are switched off"""
+    beta: float = 1.0
+    """the weight of the KL (elbo only)"""
+    free_bits: float = 0.0
+    """nats that each latent number has free (elbo only)"""
+    kl_warmup: float = 0.0
+    """epochs over which the KL comes in (elbo only)"""
+    epochs: int | None = None
+    """default by data set"""
+    learning_rate: float = 1e-3
+    """Adam's first learning rate, which falls linearly to zero"""
+    batch_size: int = 100
+    """images of a batch"""
+    log_marginal_samples: int = 5000
+    """draws for each image's log evidence"""
+    checkpoint: Path | None = None
+    """a file from which the same command goes on where it was stopped"""
+    progress: Annotated[bool, tyro.conf.FlagConversionOff] = True
+    """show progress bars"""
+
+
+BOUND_DRAWS = 20
+EPOCHS = {"digits": 300, "mnist": 400, "fashion_mnist": 400, "binarized_mnist": 400}
+PRIORS = {"gaussian": lambda: bdl.priors.Gaussian(1.0), "group-normal-jeffreys": bdl.priors.GroupNormalJeffreys}
+
+
+def build(options: Options, x: Tensor) -> bdl.VariationalAutoencoder:
+    """The autoencoder of images like x."""
+    pixels, size = math.prod(x.shape[1:]), options.latent_size
+    if options.network == "convolutional":
+        encoder: Any = convolutional_encoder(x.shape[1:], 2 * size)
+        decoder: Any = convolutional_decoder(size, x.shape[1:])
+    else:
+        encoder = dense([pixels, *BURDA, 2 * size])
+        decoder = begin_at(dense([size, *reversed(BURDA), pixels]), x.mean(0))
+    if options.decoder_prior != "none":
+        decoder = bdl.BayesianModule(decoder, PRIORS[options.decoder_prior](), name="decoder")
+    sizes: Any = size
+    if options.layers == 2:
+        top = size // 2
+        encoder = [encoder, dense([size, 100, 100, 2 * top])]
+        decoder, sizes = [decoder, dense([top, 100, 100, 2 * size])], [size, top]
+    score = options.objective == "score-function"
+    return bdl.VariationalAutoencoder(
+        encoder, decoder, sizes, gradient="score-function" if score else "reparameterised",
+        baseline=nn.Sequential(dense([pixels, 100, 1]), nn.Flatten(0)) if score else None,
+    )  # fmt: skip
+
+
+def fit(options: Options, x: Tensor) -> tuple[bdl.VariationalAutoencoder, Any]:
+    """The fitted autoencoder, and how it got there."""
+    torch.manual_seed(options.seed)
+    vae = build(options, x)
+    own = options.objective == "elbo"
+    bound = bdl.objective(
+        options.objective, num_samples=options.samples,
+        **({"beta": options.beta, "free_bits": options.free_bits} if own else {}),
+    )  # fmt: skip
+    fixed = options.data == "binarized_mnist"
+    history = bdl.fit_svi(
+        vae.model, vae.guide,
+        (x,) if fixed else DynamicallyBinarized(x, batch_size=options.batch_size),
+        batch_size=options.batch_size if fixed else None,
+        epochs=options.epochs or EPOCHS[options.data],
+        optimizer=lambda parameters: torch.optim.Adam(parameters, lr=options.learning_rate, fused=True),
+        schedule=falling, elbo=bound, kl_warmup=options.kl_warmup, checkpoint=options.checkpoint,
+        seed=options.seed, progress=options.progress,
+    )  # fmt: skip
+    return vae, history
+
+
+def run(options: Options) -> list[dict[str, Any]]:
+    """Fit, evaluate, draw; the rows of the table."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    parts = bdl.data.load(options.data, root=options.data_dir, seed=0)
+    on_test = options.evaluate == "test"
+    grey, labels = (parts.x_test, parts.y_test) if on_test else (parts.x_validation, parts.y_validation)
+    held = grey if options.data == "binarized_mnist" else binarized(grey, seed=0)
+    vae, history = fit(options, parts.x_train)
+    begin = time.perf_counter()
+    evidence = bdl.log_marginal(
+        vae.model, vae.guide, held, num_samples=options.log_marginal_samples, progress=options.progress
+    )
+    numbers = bdl.diagnostics.latent_kl(vae.model, vae.guide, held)
+    bound = -sum(bdl.MeanFieldELBO().loss(vae.model, vae.guide, held) for _ in range(BOUND_DRAWS)) / BOUND_DRAWS
+    row = {
+        "objective": f"{options.objective}, {options.samples}",
+        "-log p(x), nats": -evidence.mean, "standard error": evidence.standard_error,
+        "gap of the ELBO": evidence.mean - bound / len(held),
+        "active numbers": sum(int((kl > figures.ACTIVE).sum()) for kl in numbers.values()),
+        "KL, nats": sum(float(kl.sum()) for kl in numbers.values()),
+        "least ESS": float(evidence.effective_sample_size.min()),
+        "k-hat > 0.7, %": 100 * float((evidence.pareto_k > 0.7).float().mean()),
+        "fit, s": history.seconds, "evidence, s": time.perf_counter() - begin,
+    }  # fmt: skip
+    console = Console(width=160)
+    written = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
+    report([row], title=f"{options.data}, {options.evaluate}", name="vae", out=options.out, settings=written, console=console)
+    figures.draw(vae, held, labels, history.losses, numbers, options.out)
+    console.print(f"table, figures and ArviZ data are in {options.out}/")
+    return [row]
+
+
+def main() -> None:
+    """The command line."""
+    run(tyro.cli(Options, description=__doc__))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""How much each latent number of a data point is used: its KL, averaged over the data."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+ACTIVE = 0.01
+
+
+def closed_form_kl(q: Any, p: Any) -> Tensor | None:
+    """KL(q || p), if there is a rule; that of a Delta would leave out its log density."""
+    if isinstance(base_law(q), dist.Delta):
+        return None
+    try:
+        return kl_divergence(q, p)
+    except NotImplementedError:
+        return None
+
+
+def base_law(law: Any) -> Any:
+    """The distribution of single numbers."""
+    while isinstance(law, dist.Independent):
+        law = law.base_dist
+    return law
+
+
+@torch.no_grad()
+def latent_kl(model: Callable[..., Any], guide: Callable[..., Any], *data: Any) -> dict[str, Tensor]:
+    r"""The KL in nats of each latent number of data points, :math:`\frac 1N \sum_n KL(q(z_{nj} \mid x_n)\, \|\, p(z_{nj}))`.
+
+    A number that the model does not use has the prior for its posterior, and a KL of zero; the literature counts those
+    above 0.01 as active (after Burda, Grosse & Salakhutdinov 2016, section 5.2, who take a variance).
+
+    Args:
+        model: with latent variables in a data plate; those whose KL has no rule are left out.
+        guide: its guide.
+        data: what both are called with.
+
+    Returns:
+        By site the KL of each number of one data point, (\*event,).
+
+    >>> import pyro_bdl as bdl
+    >>> vae = bdl.VariationalAutoencoder(torch.nn.Linear(6, 4), torch.nn.Linear(2, 6), 2)
+    >>> {site: kl.shape for site, kl in latent_kl(vae.model, vae.guide, torch.ones(5, 6)).items()}
+    {'z': torch.Size([2])}
+    """
+    guide_trace = poutine.trace(guide).get_trace(*data)
+    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*data)
+    found = {}
+    for name, posterior in guide_trace.nodes.items():
+        node = model_trace.nodes.get(name)
+        if node is None or node["type"] != "sample" or not posterior["cond_indep_stack"]:
+            continue
+        kl = closed_form_kl(base_law(posterior["fn"]), base_law(node["fn"])) if posterior["fn"].has_rsample else None
+        if kl is not None:
+            event = tuple(node["fn"].event_shape)
+            found[name] = kl.reshape(-1, *event).mean(0)
+    return found
