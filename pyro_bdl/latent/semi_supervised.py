@@ -34,7 +34,7 @@ class SemiSupervisedVAE(nn.Module):
     - `model(x, y)`, `guide(x, y)` for labelled data: the bound is :math:`-\mathcal L(x, y)` of equation 6;
     - `model(x)`, `guide(x)` without labels: the guide marks y to be enumerated, all classes at once, so that
       `MeanFieldELBO` and Pyro's `TraceEnum_ELBO` give the exact expectation :math:`-\mathcal U(x)` of equation 7;
-    - `with_labels(x, y)` for both at once: :math:`\mathcal J^\alpha`, equations 8 and 9.
+    - those of `with_labels()` for both at once: :math:`\mathcal J^\alpha`, equations 8 and 9.
 
     M1+M2 is this model of another VAE's latent variables, with the `Gaussian` likelihood.
 
@@ -59,8 +59,8 @@ class SemiSupervisedVAE(nn.Module):
     >>> vae = SemiSupervisedVAE(nn.Linear(6, 3), encoder, decoder, 2, classes=3)
     >>> x, y = torch.bernoulli(torch.full((20, 6), 0.5)), torch.randint(3, (5,))
     >>> import pyro_bdl as bdl
-    >>> both = vae.with_labels(x[:5], y)
-    >>> fit = bdl.fit_svi(both.model, both.guide, x, epochs=2, data_plate="data", progress=False, seed=0)
+    >>> both = vae.with_labels(size=5)
+    >>> fit = bdl.fit_svi(both.model, both.guide, [(x, x[:5], y)], epochs=2, progress=False, seed=0)
     >>> vae.classify(x).shape
     torch.Size([20])
     """
@@ -111,11 +111,9 @@ class SemiSupervisedVAE(nn.Module):
         with data_plate(len(x), self.size):
             self.recognise(x, y)
 
-    def with_labels(
-        self, x: Tensor, y: Tensor, *, batch_size: int | None = None, alpha: float = 0.1
-    ) -> SemiSupervisedPair:
-        """Model and guide of unlabelled data beside these labelled ones, see `SemiSupervisedPair`."""
-        return SemiSupervisedPair(self, x, y, batch_size=batch_size, alpha=alpha)
+    def with_labels(self, *, size: int | None = None, alpha: float = 0.1) -> SemiSupervisedPair:
+        """Model and guide of unlabelled beside labelled data, called with (x, labelled x, y): see `SemiSupervisedPair`."""
+        return SemiSupervisedPair(self, size=size, alpha=alpha)
 
     @torch.no_grad()
     def classify(self, x: Tensor) -> Tensor:

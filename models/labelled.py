@@ -1,0 +1,68 @@
+"""A few labels among many images."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from pyro_bdl.errors import InputError
+
+
+def balanced(y: Tensor, count: int, *, seed: int) -> Tensor:
+    """Rows of `count` labelled examples, as many of each class, drawn by the seed.
+
+    Raises:
+        InputError: a count that the classes do not divide, or more than there are of one.
+
+    >>> y = torch.arange(10) % 2
+    >>> y[balanced(y, 4, seed=0)].bincount()
+    tensor([2, 2])
+    """
+    classes = int(y.max()) + 1
+    each, rest = divmod(count, classes)
+    fewest = int(y.bincount(minlength=classes).min())
+    if rest or not 1 <= each <= fewest:
+        most = classes * fewest
+        raise InputError("labels", expected=f"a multiple of {classes}, at most {most}", got=str(count))
+    generator = torch.Generator().manual_seed(seed)
+    rows = [(y == c).nonzero()[:, 0] for c in range(classes)]
+    return torch.cat([own[torch.randperm(len(own), generator=generator)[:each]] for own in rows])
+
+
+class BesideLabelled:
+    """Batches for `fit_svi`: unlabelled x, and beside each some labelled x and y.
+
+    Order and draws come from torch's global generator, whose state `fit_svi` keeps in its checkpoints.
+
+    Args:
+        x: unlabelled (N, *shape).
+        x_labelled: (N', *shape).
+        y: (N',).
+        batch_size: unlabelled ones of a batch.
+        labelled_batch_size: labelled ones of a batch, drawn anew for each; all of them if there are fewer.
+        draw: makes of x what the model sees, anew each time. Default: x itself.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        x_labelled: Tensor,
+        y: Tensor,
+        *,
+        batch_size: int,
+        labelled_batch_size: int,
+        draw: Callable[[Tensor], Tensor] = lambda x: x,
+    ) -> None:
+        self.x, self.x_labelled, self.y = x, x_labelled, y
+        self.batch_size, self.labelled_batch_size, self.draw = batch_size, min(labelled_batch_size, len(y)), draw
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return math.ceil(len(self.x) / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The batches of one epoch."""
+        for rows in torch.randperm(len(self.x)).split(self.batch_size):
+            some = torch.randperm(len(self.y))[: self.labelled_batch_size]
+            yield self.draw(self.x[rows]), self.draw(self.x_labelled[some]), self.y[some]
