@@ -263,7 +263,7 @@ class StochasticGradientKernel(MCMCKernel):
             self._judged = True
             warn_of_large_steps(
                 self.sample_stats(), temperature=self.temperature, parameters=self._position.shape[-1],
-                thinning=self.thinning, stacklevel=2,
+                every=self._probe.every, thinning=self.thinning, stacklevel=2,
             )  # fmt: skip
 
     def _end_threads(self) -> None:

@@ -268,7 +268,7 @@ class Run:
         if self.ranks.rank == 0:
             warn_of_large_steps(
                 chains.sample_stats(), temperature=kernel.temperature, parameters=kernel._position.shape[-1],
-                thinning=kernel.thinning, stacklevel=4,
+                every=kernel._probe.every, thinning=kernel.thinning, stacklevel=4,
             )  # fmt: skip
         return chains
 
