@@ -118,6 +118,24 @@ def test_arviz_opens_it_while_it_grows(tmp_path: Path, monkeypatch: pytest.Monke
     assert data.posterior["f"].shape == (3, 20, 2, 1)
 
 
+def test_a_store_in_its_warm_up_has_no_draws_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "FIRST", 2)
+    refusals: list[str] = []
+    publish = running.ChainStore.publish
+
+    def look(store: Any, draws: int) -> None:
+        publish(store, draws)
+        if not draws:
+            with pytest.raises(InputError, match="warm-up") as refusal:
+                bdl.from_chains(store.path)
+            refusals.append(str(refusal.value))
+
+    monkeypatch.setattr(running.ChainStore, "publish", look)
+    bdl.sample_chains(KERNELS["SGLD"](), num_samples=5, store=tmp_path / "run.zarr", **SETTINGS)
+    assert refusals
+    assert bdl.from_chains(tmp_path / "run.zarr", container="datatree").posterior.sizes["draw"] == 5
+
+
 def start(folder: Path, *, kernel: str = "SGHMC", samples: int = 4000) -> "subprocess.Popen[bytes]":
     program = [sys.executable, "-m", "tests.sgmcmc.chains.run_to_store"]
     command = [*program, str(folder), kernel, "vectorized", str(samples)]
@@ -125,9 +143,10 @@ def start(folder: Path, *, kernel: str = "SGHMC", samples: int = 4000) -> "subpr
 
 
 def draws_in(folder: Path) -> int:
-    if not (folder / ".zmetadata").exists():
+    try:
+        return int(bdl.from_chains(folder, container="datatree").posterior.sizes["draw"])
+    except InputError:  # none yet
         return 0
-    return int(bdl.from_chains(folder, container="datatree").posterior.sizes["draw"])
 
 
 def wait_for_draws(folder: Path) -> None:
@@ -167,7 +186,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
             process.kill()
             process.wait()
             kills += 1
-            if (folder / ".zmetadata").exists():
+            if draws_in(folder):
                 tree = bdl.from_chains(folder, container="datatree").load()
                 assert not tree.posterior["scale"].isnull().any()
             process = start(folder, kernel="SGNHT", samples=samples)
