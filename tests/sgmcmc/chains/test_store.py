@@ -259,6 +259,32 @@ def test_a_store_of_something_else(tmp_path: Path) -> None:
         bdl.from_chains(tmp_path / "nothing")
 
 
+def test_a_function_of_another_shape_is_named(tmp_path: Path) -> None:
+    options = {**SETTINGS, "num_samples": 10, "store": tmp_path / "run.zarr", "resume": True}
+    bdl.sample_chains(KERNELS["SGLD"](), functions={"f": (NETWORK, X[:2])}, **options)
+    with pytest.raises(InputError, match=r"the function 'f'=.*was") as refusal:
+        bdl.sample_chains(KERNELS["SGLD"](), functions={"f": (NETWORK, X[:3])}, **options)
+    assert not isinstance(refusal.value, CorruptFileError)
+
+
+def dropping(x: Tensor, y: Tensor) -> None:
+    """Its dropout draws from torch's generator."""
+    w = pyro.sample("w", dist.Normal(torch.zeros(3, dtype=torch.float64), 1.0).to_event(1))
+    with pyro.plate("data", size=len(X), subsample_size=len(x)):
+        pyro.sample("y", dist.Normal(torch.nn.functional.dropout(x) @ w, 1.0), obs=y)
+
+
+def test_a_model_with_dropout_goes_on_and_leaves_the_users_generator_alone(tmp_path: Path) -> None:
+    options: dict[str, Any] = {**SETTINGS, "chain_method": "sequential"}
+    whole = bdl.sample_chains(bdl.SGLD(dropping, step_size=1e-3, data=(X, Y), batch_size=20), num_samples=30, **options)
+    before = torch.get_rng_state()
+    for part in (10, 30):
+        sampler = bdl.SGLD(dropping, step_size=1e-3, data=(X, Y), batch_size=20)
+        parts = bdl.sample_chains(sampler, num_samples=part, store=tmp_path / "s", resume=True, **options)
+    assert torch.equal(before, torch.get_rng_state())
+    require_same(whole, parts)
+
+
 def test_a_damaged_store(tmp_path: Path) -> None:
     folder = tmp_path / "run.zarr"
     options = {**SETTINGS, "num_samples": 10, "store": folder}
