@@ -58,8 +58,8 @@ def sample_chains(
             another, with a warning, where the model does not go through `torch.vmap`: it draws a batch of its own,
             branches on a value, or changes a module's buffers.
         var_names: the sites to keep. Default: all.
-        functions: what else to keep of each draw, {"f": (network, x)}: what the Pyro program `network(x)` returns, so
-            that a large network's weights need not be kept.
+        functions: what else to keep of each draw, {"f": (network, x)}: what the Pyro program `network(x)` returns, a
+            tensor that the sites alone decide, so that a large network's weights need not be kept.
         moments: also keep each site's running mean and variance, by chain, of all sites.
         store: a folder for the draws, in Zarr's format, which ArviZ opens while it grows (`from_chains`). Draws then
             are not kept in memory. SIGINT and SIGTERM end the run after the draws so far are saved; without a store
@@ -71,7 +71,8 @@ def sample_chains(
     Raises:
         InputError: an argument out of its range; a store that is there already, holds something else or belongs to
             another model or other settings; more processes than chains.
-        UnsupportedModelError: see the kernel; or "vectorized" with a model that cannot be.
+        UnsupportedModelError: see the kernel; or "vectorized" with a model that cannot be; a function that draws random
+            numbers, or that `torch.vmap` cannot do where all chains are drawn at once.
         NumericalError: a density or an update that is not finite: the site, the chain and the step are named. The store
             has the draws up to the last save, and can be read.
         CorruptFileError: a store that is damaged.

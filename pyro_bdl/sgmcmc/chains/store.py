@@ -3,6 +3,10 @@
 The arrays have room for all draws from the start. How many there are is what the store's *consolidated* metadata says,
 one file that is replaced in one move after the draws are in place: whoever opens the store, by xarray or ArviZ, sees
 whole draws of all chains and nothing else. Beside the arrays lies the state from which each process goes on.
+
+A process that dies at any moment loses what came after its last save, no more. Of a machine that does there is no such
+promise: when the arrays' files reach the disk is left to the operating system, as waiting for each would cost
+milliseconds a chain and variable at every save.
 """
 
 import json

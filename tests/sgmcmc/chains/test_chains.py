@@ -121,6 +121,18 @@ def test_in_turns_where_it_cannot_be_at_once(model: Any) -> None:
     assert chains.get_samples()["w"].shape == (3 * DRAWS, 3)
 
 
+def test_it_is_said_whether_the_density_or_its_gradient_differs() -> None:
+    def model(kind: str) -> None:
+        w = pyro.sample("w", dist.Cauchy(torch.zeros(3), 1.0).to_event(1))
+        if torch._C._functorch.is_batchedtensor(w):
+            w = 2 * w - w.detach() if kind == "gradient" else 2 * w
+        pyro.sample("y", dist.Normal(w, 1.0).to_event(1), obs=torch.full((3,), 9.0))
+
+    for kind in ("gradient", "log joint density"):
+        with pytest.raises(UnsupportedModelError, match=f"got a {kind}"):
+            bdl.sample_chains(bdl.SGLD(model, step_size=1e-3), model_args=(kind,), chain_method="vectorized", **SHORT)
+
+
 def test_many_chains_have_the_posterior() -> None:
     """200 chains of a normal posterior, at once. A chain's mean over its draws is normal with a known variance."""
     precision = 1.0 + (X[:, 0] ** 2).sum()
