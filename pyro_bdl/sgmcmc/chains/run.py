@@ -27,8 +27,6 @@ FIRST = 16  # draws to the first save; from its time follow the next ones'
 MOST_BYTES = 1 << 25  # of draws in memory, before they are saved
 BAR_SECONDS = 0.25
 
-State = tuple[dict[str, Tensor], dict[str, Any]]
-
 
 class Run:
     """One process's part of a run.
@@ -56,7 +54,7 @@ class Run:
         self.moments = Moments() if options.moments else None
         names = list(self.walk.kernels[0]._sites) if options.var_names is None else list(options.var_names)
         self.draws = Draws(self.walk, names, options.functions)
-        self._needed = None if options.functions or options.moments else names
+        self._needed = None if options.functions or options.moments else names  # sites, of each draw; None: all
         self.settings = settings_of(self.walk.kernels[0], options, self.draws.variables, seed=self.seed)
         self.done = 0
 
