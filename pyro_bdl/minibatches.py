@@ -125,12 +125,12 @@ class Minibatches:
 
     def next(self) -> Batch:
         """One more batch; after the last one of an epoch, the first of the next."""
-        batch = self._next_in_epoch()
-        if batch is None:
-            batch = self._next_in_epoch()
-        if batch is None:
-            raise InputError("data", expected="at least one batch an epoch", got="none")
-        return batch
+        if self._tensors is not None:
+            return self.gather(self.next_indices())
+        for _ in range(2):  # the epoch may be at its end
+            if (batch := self._next_of_iterable()) is not None:
+                return batch
+        raise InputError("data", expected="at least one batch an epoch", got="none")
 
     def restart(self, generator: torch.Generator | None = None) -> None:
         """Go back to epoch 0, with a new order from `generator` (default: seeded anew from torch's global one)."""
@@ -227,9 +227,13 @@ class Minibatches:
         if self._order_state is None:
             self._begin_epoch()
         assert self._iterator is not None
-        item = next(self._iterator, None)
-        self._count(ended=item is None)
-        return None if item is None else Batch(_check_batch(item, self.device))
+        try:
+            item = next(self._iterator)
+        except StopIteration:
+            self._count(ended=True)
+            return None
+        self._count(ended=False)
+        return Batch(_check_batch(item, self.device))
 
     def _count(self, *, ended: bool) -> None:
         """Go on to the next batch, or to the next epoch."""

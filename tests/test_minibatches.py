@@ -133,6 +133,7 @@ BAD = {
     "batches of strings": lambda: Minibatches(["abc"]).next(),
     "an empty batch": lambda: Minibatches([X[:0]]).next(),
     "a batch whose parts differ": lambda: Minibatches([(X, Y[:3])]).next(),
+    "a batch that is None": lambda: list(Minibatches([X, None, X])),
     "an iterable without batches": lambda: Minibatches(ForgetfulIterable()).next(),
 }
 

@@ -255,6 +255,8 @@ def from_chains(chains: Any, *, container: Container | None = None) -> Any:
 
     try:
         tree = xarray.open_datatree(path, engine="zarr", consolidated=True)
+        if not tree["posterior"].sizes["draw"]:
+            raise ValueError("none yet, as it is in its warm-up")
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"the store {path}", expected="draws of sample_chains", got=str(error),

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_bdl.diagnostics import evaluation
-from pyro_bdl.diagnostics.evaluation import Draw, Program
+from pyro_bdl.diagnostics.evaluation import Draw, Program, is_deterministic, log_prob, run_program
 from pyro_bdl.errors import InputError, UnsupportedModelError
 
 _RTOL, _ATOL = 1e-4, 1e-4  # single precision, another order of summation: far below what a coupled model changes
@@ -100,7 +99,7 @@ def plan_batches(
         )
         if found is not None:
             return found
-    sites = evaluation.run(model, draw, args, whole.kwargs, may_draw=None if observations_only else frozenset()).sites
+    sites = run_program(model, draw, args, whole.kwargs, may_draw=None if observations_only else frozenset()).sites
     plate = _subsampled_plate(sites, sizes, data_plate)
     if plate is None:
         _check_plate_exists(sites, data_plate)
@@ -137,7 +136,7 @@ def _plan_slices(
 
     def probe(length: int) -> dict[str, Any]:
         part = batch(0, length)
-        return evaluation.run(model, draw, part.args, part.kwargs, rows=part.rows, may_draw=may_draw).sites
+        return run_program(model, draw, part.args, part.kwargs, rows=part.rows, may_draw=may_draw).sites
 
     long = min(2 * batch_size, rows)
     try:
@@ -157,8 +156,8 @@ def _plan_slices(
     plate = plates.pop()
     axes = {name: _axis(site, shorter[name], plate) for name, site in longer.items()}
     for name, axis in axes.items():
-        if not evaluation.is_deterministic(longer[name]) and not observations_only:
-            _check_independent(name, axis, evaluation.log_prob(longer[name]), evaluation.log_prob(shorter[name]))
+        if not is_deterministic(longer[name]) and not observations_only:
+            _check_independent(name, axis, log_prob(longer[name]), log_prob(shorter[name]))
     batches = [batch(start, min(start + batch_size, rows)) for start in range(0, rows, batch_size)]
     return Batches(plate, batches, axes)
 
@@ -196,13 +195,13 @@ def _subsampled_plate(sites: dict[str, Any], sizes: list[int], data_plate: str |
 
 def _axis(longer: Any, shorter: Any | None, plate: str) -> int | None:
     """The axis of a site that runs over data points, counted from the right."""
-    if evaluation.is_deterministic(longer) and shorter is not None:
+    if is_deterministic(longer) and shorter is not None:
         one, two = longer["value"].shape, shorter["value"].shape
         changed = [i - len(one) for i, (a, b) in enumerate(zip(one, two, strict=True)) if a != b]
         return changed[0] if changed else None
     for frame in longer["cond_indep_stack"]:
         if frame.name == plate:
-            return _deterministic_axis(longer, frame) if evaluation.is_deterministic(longer) else int(frame.dim)
+            return _deterministic_axis(longer, frame) if is_deterministic(longer) else int(frame.dim)
     return None
 
 

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_bdl.diagnostics import evaluation
 from pyro_bdl.diagnostics.arrays import as_numpy
 from pyro_bdl.diagnostics.batching import Batches, plan_batches
-from pyro_bdl.diagnostics.evaluation import Draw, Program
+from pyro_bdl.diagnostics.evaluation import Draw, Program, run_program
 from pyro_bdl.diagnostics.pointwise import Stack, evaluate, observed_values, private_randomness, require_number
 from pyro_bdl.diagnostics.prediction import Piece, pieces_of, value_under
 from pyro_bdl.errors import InputError
@@ -153,7 +152,7 @@ class Collector:
             return
         plan = self._plan(first, observations_only=True)
         batch, may_draw = plan.batches[0], frozenset[str]() if self.all_latents else None
-        run = evaluation.run(self.model, first, batch.args, batch.kwargs, rows=batch.rows, may_draw=may_draw)
+        run = run_program(self.model, first, batch.args, batch.kwargs, rows=batch.rows, may_draw=may_draw)
         values = observed_values(self.model, first, plan, any_latents=True)
         self.groups["observed_data"] = {name: as_numpy(value) for name, value in values.items()}
         for name, frames in run.plates.items():

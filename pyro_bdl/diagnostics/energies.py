@@ -19,7 +19,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyro_bdl.diagnostics.draws import mcmc_draws, plain_guide
+from pyro_bdl.diagnostics.draws import mcmc_draws, plain_guide, sampler_statistics
 from pyro_bdl.diagnostics.entropy import gaussian_entropy, neighbour_entropy
 from pyro_bdl.diagnostics.evaluation import is_latent
 from pyro_bdl.diagnostics.pointwise import private_randomness
@@ -127,7 +127,8 @@ def chain_free_energy(
     guide's.
 
     Args:
-        mcmc: a `pyro.infer.MCMC` that has run with a kernel of ours, or one with `lp` in its `sample_stats`.
+        mcmc: a `pyro.infer.MCMC` that has run with a kernel of ours, or one with `lp` in its `sample_stats`; or the
+            `Chains` of `sample_chains`, of all sites.
         temperature: T. Default: the kernel's.
         entropy: how S is estimated. Default: by a normal law.
 
@@ -150,8 +151,10 @@ def chain_free_energy(
     kernel = getattr(mcmc, "kernel", None)
     temperature = getattr(kernel, "temperature", 1.0) if temperature is None else temperature
     _check_temperature(temperature)
-    flat, log_det = _unconstrained(mcmc_draws(mcmc), getattr(kernel, "transforms", None) or {})
-    energy = log_det - _log_joints(mcmc, len(flat))
+    sites = mcmc_draws(mcmc)
+    chains, draws = next(iter(sites.values())).shape[:2]
+    flat, log_det = _unconstrained(sites, getattr(kernel, "transforms", None) or {})
+    energy = log_det - _log_joints(mcmc, chains=chains, draws=draws)
     if len(flat) < 2 * BLOCKS:
         raise InputError("mcmc", expected=f"at least {2 * BLOCKS} draws", got=str(len(flat)))
     estimate = gaussian_entropy if entropy == "gaussian" else neighbour_entropy
@@ -246,13 +249,12 @@ def _unconstrained(draws: Mapping[str, Tensor], transforms: Mapping[str, Any]) -
     return flat, log_det if len(log_det) else flat.new_zeros(len(flat))
 
 
-def _log_joints(mcmc: Any, length: int) -> Tensor:
+def _log_joints(mcmc: Any, *, chains: int, draws: int) -> Tensor:
     """lp of each draw, in unconstrained space, chain after chain."""
-    kept = getattr(mcmc, "_diagnostics", None) or []
-    found = [chain.get("sample_stats", {}).get("lp") for chain in kept if isinstance(chain, Mapping)]
-    if not found or any(lp is None for lp in found) or sum(len(lp) for lp in found) != length:
+    lp = sampler_statistics(mcmc, draws)[0].get("lp")
+    if lp is None or len(lp) != chains:
         raise InputError(
             "mcmc", expected="lp in the sample_stats of its kernel, one for each draw", got="none",
             remedy="Run a kernel of this package",
         )  # fmt: skip
-    return torch.cat([lp.double() for lp in found])
+    return torch.from_numpy(lp).double().flatten()

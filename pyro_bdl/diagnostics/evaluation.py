@@ -112,7 +112,7 @@ class Run(NamedTuple):
     plates: dict[str, tuple[Any, ...]]
 
 
-def run(
+def run_program(
     program: Program,
     draw: Draw,
     args: tuple[Any, ...] = (),

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_bdl.diagnostics import evaluation
 from pyro_bdl.diagnostics.batching import Batches, plan_batches
-from pyro_bdl.diagnostics.evaluation import Draw, Program
+from pyro_bdl.diagnostics.evaluation import Draw, Program, is_deterministic, is_factor, log_prob, run_program
 from pyro_bdl.errors import InputError, NumericalError
 
 
@@ -78,10 +77,10 @@ def evaluate(model: Program, draw: Draw, plan: Batches) -> Quantities:
     """One pass over the data: the log-likelihood of observed sites and the values of `pyro.deterministic` ones."""
     likelihood, deterministic = {}, {}
     for name, sites in _by_site(model, draw, plan).items():
-        if evaluation.is_deterministic(sites[0]):
+        if is_deterministic(sites[0]):
             deterministic[name] = plan.join(name, [site["value"].detach() for site in sites])
         else:
-            likelihood[name] = plan.join(name, [evaluation.log_prob(site).detach() for site in sites])
+            likelihood[name] = plan.join(name, [log_prob(site).detach() for site in sites])
     return Quantities(likelihood, deterministic)
 
 
@@ -90,7 +89,7 @@ def observed_values(model: Program, draw: Draw, plan: Batches, *, any_latents: b
     return {
         name: plan.join(name, [site["value"] for site in sites], sites[0]["fn"].event_dim)
         for name, sites in _by_site(model, draw, plan, any_latents=any_latents).items()
-        if not evaluation.is_deterministic(sites[0])
+        if not is_deterministic(sites[0])
     }
 
 
@@ -136,11 +135,11 @@ def _by_site(model: Program, draw: Draw, plan: Batches, *, any_latents: bool = F
     """The messages of each observed or deterministic site, one a batch; factors, which observe nothing, left out."""
     found: dict[str, list[Any]] = {}
     for batch in plan.batches:
-        sites = evaluation.run(
+        sites = run_program(
             model, draw, batch.args, batch.kwargs, rows=batch.rows, may_draw=None if any_latents else frozenset()
         ).sites
         for name, site in sites.items():
-            if not evaluation.is_factor(site):
+            if not is_factor(site):
                 found.setdefault(name, []).append(site)
     return found
 

@@ -16,9 +16,8 @@ from pyro import poutine
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_bdl.diagnostics import evaluation
 from pyro_bdl.diagnostics.batching import sliced
-from pyro_bdl.diagnostics.evaluation import Draw, Program, is_latent
+from pyro_bdl.diagnostics.evaluation import Draw, Program, is_latent, run_program
 from pyro_bdl.diagnostics.pointwise import count, each_draw
 from pyro_bdl.errors import InputError
 
@@ -95,7 +94,7 @@ def predict_locally(
             for piece, _rows in pieces:
                 trace = poutine.trace(guide).get_trace(*piece)
                 draw: dict[str, Any] = {name: site["value"] for name, site in trace.nodes.items() if is_latent(site)}
-                parts.append(evaluation.run(program, draw, piece).value)
+                parts.append(run_program(program, draw, piece).value)
             values.append(_joined(parts, pieces))
     return torch.stack(values)
 
@@ -104,7 +103,7 @@ def value_under(
     program: Program, draw: Draw, pieces: "list[Piece]", *, may_draw: frozenset[str] = frozenset()
 ) -> Tensor:
     """The program's return value under one draw, over all pieces of its arguments."""
-    parts = [evaluation.run(program, draw, piece, rows=rows, may_draw=may_draw).value for piece, rows in pieces]
+    parts = [run_program(program, draw, piece, rows=rows, may_draw=may_draw).value for piece, rows in pieces]
     return _joined(parts, pieces)
 
 

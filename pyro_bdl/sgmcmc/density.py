@@ -1,6 +1,7 @@
 """The density that a chain samples, as the kernel asks for it, with words for what goes wrong."""
 
 import math
+from collections.abc import Sequence
 
 import pyro
 import torch
@@ -17,13 +18,15 @@ class Density:
 
     Args:
         target: what computes them.
+        chains: see below.
 
     Attributes:
         step: the number of the present update, for messages.
+        chains: the numbers of the chains whose parameters come next, for messages; empty where there is one alone.
     """
 
-    def __init__(self, target: LogJointGradient) -> None:
-        self.target, self.step = target, 0
+    def __init__(self, target: LogJointGradient, chains: Sequence[int] = ()) -> None:
+        self.target, self.step, self.chains = target, 0, chains
         self._position = torch.empty(0)
         self._views: dict[str, Tensor] = {}
 
@@ -75,8 +78,9 @@ class Density:
 
     def _error(self, values: dict[str, Tensor], what: str, chain: int | None) -> NumericalError:
         bad = [name for name, value in values.items() if not torch.isfinite(value).all()]
+        number = self.chains[chain or 0] if self.chains else chain
         return NumericalError(
-            f"update {self.step}{'' if chain is None else f' of chain {chain}'}: the {what} of "
+            f"update {self.step}{'' if number is None else f' of chain {number}'}: the {what} of "
             f"{', '.join(bad) or 'the model'} is not finite; the parameters before that update are kept. The step size "
             "may be too large, or the initial values too far out"
         )

@@ -102,7 +102,7 @@ class Anchor:
                 got="a model with data of its own" if batches is None else "an iterable of batches",
                 remedy="Take the Minibatch estimator",
             )  # fmt: skip
-        self._evaluate = evaluate
+        self.evaluate = evaluate
         self._all = Minibatches(batches.tensors, batch_size=CHUNK, shuffle=False)
         self.position = torch.empty(0)
         self._gradient = torch.empty(0)
@@ -115,14 +115,14 @@ class Anchor:
         self._all.restart(torch.Generator())  # from the first; nothing is shuffled, so it decides nothing
         assert self._all.size is not None
         for batch in self._all:
-            log_joint, part = self._evaluate(position, batch)
+            log_joint, part = self.evaluate(position, batch)
             total = total + log_joint * batch.length / self._all.size
             gradient.add_(part, alpha=batch.length / self._all.size)
         self.position, self._log_joint, self._gradient = position, total, gradient
 
     def __call__(self, position: Tensor, batch: Batch | None) -> tuple[Number, Tensor]:
         """The estimate, as `Evaluate`."""
-        there, gradient = self._evaluate(self.position, batch)
+        there, gradient = self.evaluate(self.position, batch)
         known = self._gradient - gradient
-        here, gradient = self._evaluate(position, batch)
+        here, gradient = self.evaluate(position, batch)
         return here - there + self._log_joint, gradient.add_(known)

@@ -6,7 +6,7 @@ A sampler adds its update equation and what state that needs, see `kernels`.
 import math
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -101,6 +101,7 @@ class StochasticGradientKernel(MCMCKernel):
         self.transforms: dict[str, Transform] | None = None
         self._plate, self._init, self._estimator, self._jit_compile = plate, init, gradient, jit_compile
         self._given: Mapping[str, Tensor] | None = None
+        self._chains: Sequence[int] = ()  # its numbers among others, for messages
         self._forget()
 
     def _forget(self) -> None:
@@ -173,7 +174,7 @@ class StochasticGradientKernel(MCMCKernel):
         target = LogJointGradient(
             self.model, first.sites, position, args=args, kwargs=kwargs, plate=plate, jit_compile=self._jit_compile
         )
-        density = self._density = Density(target)
+        density = self._density = Density(target, self._chains)
         self._position = target.layout.flatten(position)
         self._observations = max(first.observations, 1.0)
         if self._default_schedule:
@@ -215,6 +216,7 @@ class StochasticGradientKernel(MCMCKernel):
             InputError: a batch that does not fit.
         """
         density = self._require_density()
+        density.chains = self._chains
         if params is not self._drawn:
             params = check_unconstrained(params, self._drawn)
             self._move(density, density.target.layout.flatten(params))
@@ -263,7 +265,7 @@ class StochasticGradientKernel(MCMCKernel):
             self._judged = True
             warn_of_large_steps(
                 self.sample_stats(), temperature=self.temperature, parameters=self._position.shape[-1],
-                thinning=self.thinning, stacklevel=2,
+                every=self._probe.every, thinning=self.thinning, stacklevel=2,
             )  # fmt: skip
 
     def _end_threads(self) -> None:
@@ -343,6 +345,12 @@ class StochasticGradientKernel(MCMCKernel):
         if self._anchor is None or check:
             found = self._require_density()(position, batch, check=check, refuse=refuse)
         return found if self._anchor is None else self._anchor(position, batch)
+
+    def _share(self, density: Density) -> None:
+        """Take that of another chain of the same model, so that the model is traced only once."""
+        self._density = density
+        if self._anchor is not None:
+            self._anchor.evaluate = density
 
     def _require_density(self) -> Density:
         if self._density is None:

@@ -23,14 +23,19 @@ import torch
 from torch import Tensor
 
 from pyro_bdl.errors import StepSizeWarning
-from pyro_bdl.sgmcmc import probe
 
 EXCESS = 0.1  # of variances: deviations are 5% too large
 BLOCKS, SPARED = 32, 2
 
 
 def warn_of_large_steps(
-    stats: Mapping[str, Tensor], *, temperature: float, parameters: int, thinning: int = 1, stacklevel: int = 2
+    stats: Mapping[str, Tensor],
+    *,
+    temperature: float,
+    parameters: int,
+    every: int,
+    thinning: int = 1,
+    stacklevel: int = 2,
 ) -> None:
     """Warn if a chain's records say that its draws are too wide. Fewer than 32 draws, or looks, say nothing.
 
@@ -39,13 +44,14 @@ def warn_of_large_steps(
             Of a chain with a Metropolis test, which has no kinetic temperature, nothing is said.
         temperature: T; at 0 there is nothing to compare with.
         parameters: d.
+        every: updates from one look at the acceptance to the next, `Probe.every`.
         thinning: updates per draw.
         stacklevel: as for `warnings.warn`.
 
     >>> hot = {"kinetic_temperature": torch.full((64,), 1.5), "acceptance": torch.ones(64)}
     >>> with warnings.catch_warnings(record=True) as told:
     ...     warnings.simplefilter("always")
-    ...     warn_of_large_steps(hot, temperature=1.0, parameters=10)
+    ...     warn_of_large_steps(hot, temperature=1.0, parameters=10, every=50)
     >>> "kinetic temperature of 1.5" in str(told[0].message)
     True
     """
@@ -59,7 +65,7 @@ def warn_of_large_steps(
             f"a kinetic temperature of {float(blocks.median()):.3g}, where {temperature:.3g} is expected: the variances"
             f" of the draws are about {float(blocks.median()) / temperature:.2g} times the posterior's"
         )
-    looks = _of_all_chains(acceptance)[:: math.ceil(probe.EVERY / thinning)]
+    looks = _of_all_chains(acceptance)[:: math.ceil(every / thinning)]
     blocks, least = _block_means(looks), least_acceptance(parameters)
     if _nearly_all(blocks < least):
         told.append(

@@ -52,6 +52,11 @@ class Probe:
         self.noise_ratio: Number = math.nan
         self._every, self._next = every, 0
 
+    @property
+    def every(self) -> int:
+        """Updates from one look to the next."""
+        return self._every or EVERY
+
     def is_due(self, t: int) -> bool:
         """Whether it is time to look at update t."""
         return t >= self._next
@@ -71,7 +76,7 @@ class Probe:
             other: another batch; `None`: the program draws one.
             estimate: the log joint density and its gradient at a position, by a batch.
         """
-        self._next = t + (self._every or EVERY)
+        self._next = t + self.every
         root = torch.ones(()) if update.metric is None else update.metric.sqrt()
         now = torch.random.get_rng_state()
         try:

@@ -168,6 +168,15 @@ def test_a_chain_against_closed_forms() -> None:
     assert found.free_energy_error < 0.15
 
 
+def test_many_chains_at_once_are_as_good_as_one() -> None:
+    found = chain_free_energy(
+        bdl.sample_chains(
+            langevin(thinning=4), num_samples=150, warmup_steps=50, num_chains=4, model_args=DATA, progress=False
+        )
+    )
+    check(found, energy_at(TARGET.mean, TARGET.covariance), entropy_of(TARGET.covariance))
+
+
 def test_a_tempered_chain_has_its_own_temperature() -> None:
     """Its draws are those of N(mean, T covariance)."""
     found = chain_free_energy(chain(langevin(thinning=4, temperature=0.5)))

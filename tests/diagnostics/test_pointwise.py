@@ -54,8 +54,8 @@ def _no_plate_answer(self: evaluation.Substitution, msg: Any) -> None:
 
 _LOG_PROB, _JOIN = evaluation.log_prob, batching.Batches.join
 MUTANTS = {
-    "scale of the plate left in": (evaluation, "log_prob", _scaled_log_prob),
-    "mask ignored": (evaluation, "log_prob", _maskless_log_prob),
+    "scale of the plate left in": (pointwise, "log_prob", _scaled_log_prob),
+    "mask ignored": (pointwise, "log_prob", _maskless_log_prob),
     "overlap counted twice": (batching.Batches, "join", _overlapping_join),
     "batches in the wrong order": (batching.Batches, "join", _backward_join),
     "one batch for all": (batching.Batches, "join", _first_batch_only),

@@ -7,7 +7,6 @@ steps are 0.01, at a posterior precision of 9, which makes the posterior's varia
 """
 
 import math
-from functools import partial
 from typing import Any
 
 import pyro
@@ -16,21 +15,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_bdl.sgmcmc import SGHMC, SGLD, SGNHT, Langevin, PreconditionedSGLD, log_joint
+from pyro_bdl.sgmcmc import log_joint
 from pyro_bdl.sgmcmc.noise import Noise
 from tests import statistics
 from tests.fresh_state import fresh_state  # noqa: F401
+from tests.sgmcmc.every_kernel import KERNELS
 from tests.statistics import Mismatch
 
 REPLICATES, POINTS, NOISE, STEP = 20_000, 2, 0.5, 0.01
-KERNELS: dict[str, Any] = {
-    "SGLD": SGLD,
-    "PreconditionedSGLD": partial(PreconditionedSGLD, adapt=0, offset=1e3),  # all but the same step for all
-    "SGHMC": SGHMC,
-    "SGNHT": SGNHT,
-    "Langevin": Langevin,
-    "Langevin without the test": partial(Langevin, metropolis=False),
-}
 
 
 def joint_draws(name: str, *, sweeps: int = 60, updates: int = 10) -> tuple[Tensor, Tensor]:

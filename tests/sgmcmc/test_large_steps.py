@@ -1,7 +1,6 @@
 """The warning of steps that were too large: silent where the bias is as documented, told where it is large."""
 
 import warnings
-from functools import partial
 from typing import Any
 
 import pyro
@@ -13,20 +12,13 @@ from scipy import stats
 from torch import Tensor
 
 from pyro_bdl.errors import StepSizeWarning
-from pyro_bdl.sgmcmc import SGHMC, SGLD, SGNHT, Langevin, PolynomialDecay, PreconditionedSGLD, large_steps
+from pyro_bdl.sgmcmc import SGHMC, SGLD, SGNHT, Langevin, PolynomialDecay, large_steps
 from pyro_bdl.sgmcmc.large_steps import BLOCKS, EXCESS, least_acceptance, warn_of_large_steps
 from tests.fresh_state import fresh_state  # noqa: F401
+from tests.sgmcmc.every_kernel import KERNELS
 from tests.statistics import FALSE_ALARM, require
 from tests.targets import ConjugateRegression, Mixture
 
-KERNELS: dict[str, Any] = {
-    "SGLD": SGLD,
-    "PreconditionedSGLD": partial(PreconditionedSGLD, adapt=0, offset=1e3),  # all but the same step for all
-    "SGHMC": SGHMC,
-    "SGNHT": SGNHT,
-    "Langevin": Langevin,
-    "Langevin without the test": partial(Langevin, metropolis=False),
-}
 REGRESSION = ConjugateRegression.example()
 
 
@@ -133,7 +125,7 @@ def test_each_chain_is_judged_once_and_a_schedule_that_calms_down_is_right() -> 
 @pytest.mark.parametrize("draws", [0, 1, 31])
 def test_too_few_draws_say_nothing(draws: int) -> None:
     records = {"kinetic_temperature": torch.full((draws,), 9.0), "acceptance": torch.zeros(draws)}
-    warn_of_large_steps(records, temperature=1.0, parameters=1000)
+    warn_of_large_steps(records, temperature=1.0, parameters=1000, every=50)
 
 
 @pytest.mark.parametrize(("calm", "told"), [(2, True), (3, False)])
@@ -144,7 +136,7 @@ def test_all_parts_but_two_must_be_too_hot(calm: int, told: bool) -> None:
     records = {"kinetic_temperature": heat.flatten(), "acceptance": torch.full((BLOCKS * 4,), torch.nan)}
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        warn_of_large_steps(records, temperature=1.0, parameters=1000)
+        warn_of_large_steps(records, temperature=1.0, parameters=1000, every=50)
     assert bool(found) == told
     if told:
         assert "1.2 times" in str(found[0].message)

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pyro_bdl.diagnostics.arrays import Floats, as_floats
-from pyro_bdl.diagnostics.plots import style
+from pyro_bdl.diagnostics.plots.style import INK, PALE, colours, headline, label, legend_below, panels
 from pyro_bdl.errors import InputError
 
 
@@ -35,26 +35,26 @@ def trace_and_rank(
     if not isinstance(bins, int) or bins < 2:
         raise InputError("bins", expected="an integer of at least 2", got=repr(bins))
     draws = {n: as_floats(f"variables[{n!r}]", v, shape="(chain, draw)", ndim=2) for n, v in variables.items()}
-    figure, axes = style.panels(len(draws), 2, width=4.4, height=2.0 if len(draws) > 1 else 2.6)
+    figure, axes = panels(len(draws), 2, width=4.4, height=2.0 if len(draws) > 1 else 2.6)
     chains = max(len(v) for v in draws.values())
     for (trace, histogram), (name, values) in zip(axes, draws.items(), strict=True):
         _traces(trace, values)
         _ranks(histogram, values, bins)
-        style.label(trace, y=name)
-    style.label(axes[0, 0], y=axes[0, 0].get_ylabel(), title="Trace")
-    style.label(axes[0, 1], title="Ranks among all draws")
+        label(trace, y=name)
+    label(axes[0, 0], y=axes[0, 0].get_ylabel(), title="Trace")
+    label(axes[0, 1], title="Ranks among all draws")
     for histogram in axes[:, 1]:
-        histogram.set_ylabel("share of draws", fontsize=9, color=style.INK)
-    style.label(axes[-1, 0], y=axes[-1, 0].get_ylabel(), x="draw", title=axes[-1, 0].get_title(loc="left"))
-    axes[-1, 1].set_xlabel("rank (0: smallest of all draws, 1: largest)", fontsize=9, color=style.INK)
+        histogram.set_ylabel("share of draws", fontsize=9, color=INK)
+    label(axes[-1, 0], y=axes[-1, 0].get_ylabel(), x="draw", title=axes[-1, 0].get_title(loc="left"))
+    axes[-1, 1].set_xlabel("rank (0: smallest of all draws, 1: largest)", fontsize=9, color=INK)
     if chains > 1:
-        style.legend_below(figure, axes[0, 1], columns=min(chains + 1, 6))
-    style.headline(figure, title)
+        legend_below(figure, axes[0, 1], columns=min(chains + 1, 6))
+    headline(figure, title)
     return figure
 
 
 def _traces(ax: Any, values: Floats) -> None:
-    for chain, colour in zip(values, style.colours(len(values)), strict=True):
+    for chain, colour in zip(values, colours(len(values)), strict=True):
         ax.plot(np.arange(len(chain)), chain, color=colour, linewidth=0.6, alpha=0.8)
     ax.set_xlim(0, max(values.shape[1] - 1, 1))
 
@@ -66,8 +66,8 @@ def _ranks(ax: Any, values: Floats, bins: int) -> None:
     ranks = (rankdata(values, axis=None).reshape(values.shape) - 0.5) / values.size  # ties share their mean rank
     edges = np.linspace(0, 1, bins + 1)
     low, high = _central_share(draws, 1 / bins)
-    ax.axhspan(low, high, color=style.PALE, alpha=0.6, linewidth=0, label="98% of uniform ranks")
-    for i, (chain, colour) in enumerate(zip(ranks, style.colours(chains), strict=True)):
+    ax.axhspan(low, high, color=PALE, alpha=0.6, linewidth=0, label="98% of uniform ranks")
+    for i, (chain, colour) in enumerate(zip(ranks, colours(chains), strict=True)):
         share = np.histogram(chain, edges)[0] / draws
         ax.stairs(share, edges, baseline=None, color=colour, linewidth=1.3, label=f"chain {i}")
     ax.set_xlim(0, 1)

@@ -18,7 +18,22 @@ from pyro_bdl.diagnostics.arrays import (
 )
 from pyro_bdl.diagnostics.calibration import expected_calibration_error, reliability_bins
 from pyro_bdl.diagnostics.ood import auroc, predictive_entropy
-from pyro_bdl.diagnostics.plots import style
+from pyro_bdl.diagnostics.plots.style import (
+    BLUE,
+    DASHES,
+    GREY,
+    INK,
+    ORANGE,
+    PALE,
+    PALE_BLUE,
+    VERMILION,
+    colours,
+    headline,
+    label,
+    legend,
+    legend_below,
+    panels,
+)
 from pyro_bdl.errors import InputError
 
 
@@ -42,7 +57,7 @@ def reliability_diagram(
     """
     if not methods:
         raise InputError("methods", expected="at least one method", got="none")
-    figure, axes = style.panels(
+    figure, axes = panels(
         2,
         len(methods),
         width=3.0 if len(methods) > 1 else 4.6,
@@ -57,22 +72,20 @@ def reliability_diagram(
         filled = bins.count > 0
         centres, width = (bins.edges[:-1] + bins.edges[1:])[filled] / 2, 1 / num_bins
         right, sure = bins.accuracy[filled], bins.confidence[filled]
-        upper.plot([0, 1], [0, 1], color=style.GREY, linewidth=1, linestyle="--", label="perfectly calibrated")
-        upper.bar(centres, right, width, color=style.PALE_BLUE, edgecolor="white", label="accuracy")
-        upper.vlines(sure, right, sure, color=style.VERMILION, linewidth=2.2, label="gap to the confidence")
+        upper.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="perfectly calibrated")
+        upper.bar(centres, right, width, color=PALE_BLUE, edgecolor="white", label="accuracy")
+        upper.vlines(sure, right, sure, color=VERMILION, linewidth=2.2, label="gap to the confidence")
         error = np.sqrt(np.maximum(right * (1 - right), 0.25 / bins.count[filled]) / bins.count[filled])
-        upper.errorbar(
-            sure, right, error, fmt="o", color=style.INK, markersize=3, linewidth=0.9, label="± 1 standard error"
-        )
+        upper.errorbar(sure, right, error, fmt="o", color=INK, markersize=3, linewidth=0.9, label="± 1 standard error")
         upper.set(xlim=(0, 1), ylim=(0, 1.04))
-        lower.bar(centres, bins.count[filled], width, color=style.GREY, edgecolor="white")
+        lower.bar(centres, bins.count[filled], width, color=GREY, edgecolor="white")
         lower.set_yscale("log")
-        style.label(upper, title=f"{name}\ncalibration error {ece:.1%}")
-        style.label(lower, x="confidence")
-    style.label(axes[0, 0], y="accuracy", title=axes[0, 0].get_title(loc="left"))
-    style.label(axes[1, 0], y="points", x="confidence")
-    style.legend_below(figure, axes[0, 0], columns=4 if len(methods) > 1 else 2)
-    style.headline(figure, title)
+        label(upper, title=f"{name}\ncalibration error {ece:.1%}")
+        label(lower, x="confidence")
+    label(axes[0, 0], y="accuracy", title=axes[0, 0].get_title(loc="left"))
+    label(axes[1, 0], y="points", x="confidence")
+    legend_below(figure, axes[0, 0], columns=4 if len(methods) > 1 else 2)
+    headline(figure, title)
     return figure
 
 
@@ -102,23 +115,21 @@ def entropy_histograms(
     values = {m: {s: _entropies(f"{m}, {s}", v) for s, v in sets.items()} for m, sets in methods.items()}
     top = max(v.max() for sets in values.values() for v in sets.values())
     top = max(top, np.log(classes)) if classes is not None else max(top, 1e-3)
-    figure, axes = style.panels(
-        1, len(values), width=3.7 if len(values) > 1 else 5.4, height=3.2, sharex=True, sharey=True
-    )
+    figure, axes = panels(1, len(values), width=3.7 if len(values) > 1 else 5.4, height=3.2, sharex=True, sharey=True)
     for ax, (method, sets) in zip(axes[0], values.items(), strict=True):
         inside = next(iter(sets.values()))
-        for i, ((name, v), colour) in enumerate(zip(sets.items(), style.colours(len(sets)), strict=True)):
+        for i, ((name, v), colour) in enumerate(zip(sets.items(), colours(len(sets)), strict=True)):
             share, edges = np.histogram(v, bins, (0, top))
             text = f"{name} (inside)" if i == 0 else f"{name}: AUROC {auroc(inside, v):.3f}"
             if i == 0:
                 ax.stairs(share / len(v), edges, color=colour, fill=True, alpha=0.25)
-            ax.stairs(share / len(v), edges, color=colour, linewidth=1.5, linestyle=style.DASHES[i % 4], label=text)
-        style.label(ax, x="predictive entropy (nats)", title=method)
+            ax.stairs(share / len(v), edges, color=colour, linewidth=1.5, linestyle=DASHES[i % 4], label=text)
+        label(ax, x="predictive entropy (nats)", title=method)
         ax.set_xlim(0, top)
         ax.set_yscale("log")
-        style.legend(ax, loc="upper right")
-    style.label(axes[0, 0], y="share of points", x="predictive entropy (nats)", title=next(iter(values)))
-    style.headline(figure, title)
+        legend(ax, loc="upper right")
+    label(axes[0, 0], y="share of points", x="predictive entropy (nats)", title=next(iter(values)))
+    headline(figure, title)
     return figure
 
 
@@ -158,7 +169,7 @@ def most_uncertain(
     chosen = np.argsort(predictive_entropy(p))[::-1][:count]
     columns = min(len(chosen), 4)
     rows = -(-len(chosen) // columns)
-    figure, axes = style.panels(2 * rows, columns, width=2.3, height=1.35)
+    figure, axes = panels(2 * rows, columns, width=2.3, height=1.35)
     for ax in axes.reshape(rows, 2, columns).transpose(0, 2, 1).reshape(-1, 2)[len(chosen) :].flat:
         ax.remove()
     for i, n in enumerate(chosen):
@@ -168,20 +179,20 @@ def most_uncertain(
         mean = p[:, n].mean(0)
         low, high = np.quantile(p[:, n], [0.5 - level / 2, 0.5 + level / 2], axis=0)
         guess = int(mean.argmax())
-        upper.set_title(f"true {names[y[n]]}, guess {names[guess]}", fontsize=9, color=style.INK)
-        bars = [style.BLUE if k == y[n] else style.ORANGE if k == guess else style.PALE for k in range(len(names))]
-        lower.bar(names, mean, color=bars, edgecolor=style.GREY, linewidth=0.4)
-        lower.vlines(np.arange(len(names)), low, high, color=style.INK, linewidth=1.1)
+        upper.set_title(f"true {names[y[n]]}, guess {names[guess]}", fontsize=9, color=INK)
+        bars = [BLUE if k == y[n] else ORANGE if k == guess else PALE for k in range(len(names))]
+        lower.bar(names, mean, color=bars, edgecolor=GREY, linewidth=0.4)
+        lower.vlines(np.arange(len(names)), low, high, color=INK, linewidth=1.1)
         lower.set_ylim(0, 1)
         lower.tick_params(axis="x", labelrotation=90 if max(map(len, names)) > 3 else 0)
         if i % columns == 0:
             lower.set_ylabel("probability", fontsize=8)
         else:
             lower.tick_params(axis="y", labelleft=False)
-    keys = [Patch(facecolor=style.BLUE, label="true class"), Patch(facecolor=style.ORANGE, label="wrong guess")]
-    line = Line2D([], [], color=style.INK, linewidth=1.1, label=f"{level:.0%} credible interval over weights")
-    style.legend_below(figure, axes[0, 0], columns=3, handles=[*keys, line])
-    style.headline(figure, title)
+    keys = [Patch(facecolor=BLUE, label="true class"), Patch(facecolor=ORANGE, label="wrong guess")]
+    line = Line2D([], [], color=INK, linewidth=1.1, label=f"{level:.0%} credible interval over weights")
+    legend_below(figure, axes[0, 0], columns=3, handles=[*keys, line])
+    headline(figure, title)
     return figure
 
 

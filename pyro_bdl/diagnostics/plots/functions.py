@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pyro_bdl.diagnostics.arrays import Floats, as_floats, require_in_unit_interval, require_shape
-from pyro_bdl.diagnostics.plots import style
+from pyro_bdl.diagnostics.plots.style import BLUE, INK, SKY, VERMILION, headline, label, legend_below, panels
 from pyro_bdl.errors import InputError
 
 
@@ -44,15 +44,15 @@ def regression_band(
     require_shape("draws", f[0], at.shape, "x")
     order = np.argsort(at)
     at, f = at[order], f[:, order]
-    figure, axes = style.panels(1, 1, width=6.2, height=4.0)
+    figure, axes = panels(1, 1, width=6.2, height=4.0)
     ax = axes[0, 0]
     share = f"{level:.0%}"
     if noise_sd is not None:
         low, high = _observation_band(f, _noise(noise_sd, f.shape, order), level)
-        ax.fill_between(at, low, high, color=style.SKY, alpha=0.25, linewidth=0, label=f"{share} of new observations")
+        ax.fill_between(at, low, high, color=SKY, alpha=0.25, linewidth=0, label=f"{share} of new observations")
     low, high = np.quantile(f, [0.5 - level / 2, 0.5 + level / 2], axis=0)
-    ax.fill_between(at, low, high, color=style.BLUE, alpha=0.35, linewidth=0, label=f"{share} of functions")
-    ax.plot(at, f.mean(0), color=style.BLUE, linewidth=1.6, label="posterior mean")
+    ax.fill_between(at, low, high, color=BLUE, alpha=0.35, linewidth=0, label=f"{share} of functions")
+    ax.plot(at, f.mean(0), color=BLUE, linewidth=1.6, label="posterior mean")
     if reference is not None:
         mean, sd = (as_floats("reference", part, shape="(N,)", ndim=1) for part in reference)
         for part in (mean, sd):
@@ -60,19 +60,17 @@ def regression_band(
         from scipy.special import ndtri
 
         z = ndtri(0.5 + level / 2)
-        ax.plot(
-            at, mean[order], color=style.VERMILION, linewidth=1.2, linestyle="--", label=f"reference, mean and {share}"
-        )
+        ax.plot(at, mean[order], color=VERMILION, linewidth=1.2, linestyle="--", label=f"reference, mean and {share}")
         for sign in (-1, 1):
-            ax.plot(at, (mean + sign * z * sd)[order], color=style.VERMILION, linewidth=0.9, linestyle=":")
+            ax.plot(at, (mean + sign * z * sd)[order], color=VERMILION, linewidth=0.9, linestyle=":")
     if data is not None:
         a, b = (as_floats("data", part, shape="(M,)", ndim=1) for part in data)
         require_shape("data", b, a.shape, "its inputs")
-        ax.scatter(a, b, s=12, color=style.INK, zorder=3, linewidths=0, label="data")
+        ax.scatter(a, b, s=12, color=INK, zorder=3, linewidths=0, label="data")
     ax.set_xlim(at[0], at[-1])
-    style.label(ax, x=labels[0], y=labels[1])
-    style.legend_below(figure, ax, columns=3)
-    style.headline(figure, title)
+    label(ax, x=labels[0], y=labels[1])
+    legend_below(figure, ax, columns=3)
+    headline(figure, title)
     return figure
 
 

@@ -8,7 +8,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pyro_bdl.diagnostics.arrays import as_floats
-from pyro_bdl.diagnostics.plots import style
+from pyro_bdl.diagnostics.plots.style import (
+    BLUE,
+    DASHES,
+    GREY,
+    INK,
+    VERMILION,
+    colours,
+    headline,
+    label,
+    legend,
+    panels,
+)
 from pyro_bdl.errors import InputError
 
 
@@ -35,12 +46,10 @@ def loss_curve(
         raise InputError("losses", expected="at least one curve", got="none")
     if steps_per_epoch <= 0:
         raise InputError("steps_per_epoch", expected="a positive number", got=repr(steps_per_epoch))
-    figure, axes = style.panels(1, 1, width=6, height=3.5)
+    figure, axes = panels(1, 1, width=6, height=3.5)
     ax = axes[0, 0]
     everything = []
-    for (name, values), colour, dash in zip(
-        curves.items(), style.colours(len(curves)), style.DASHES * len(curves), strict=False
-    ):
+    for (name, values), colour, dash in zip(curves.items(), colours(len(curves)), DASHES * len(curves), strict=False):
         y = as_floats("losses", values, shape="(T,)", ndim=1)
         x = np.arange(1, len(y) + 1) / steps_per_epoch
         window = max(1, len(y) // 50)
@@ -53,10 +62,10 @@ def loss_curve(
                     label=f"{name} (mean of {window} steps)".strip())  # fmt: skip
         everything.append(y)
     _focus(ax, everything)
-    style.label(ax, x="epoch", y=unit)
+    label(ax, x="epoch", y=unit)
     if any(curves) or ax.get_legend_handles_labels()[1]:
-        style.legend(ax)
-    style.headline(figure, title)
+        legend(ax)
+    headline(figure, title)
     return figure
 
 
@@ -88,28 +97,26 @@ def node_scales(
         raise InputError("threshold", expected="a positive number or None", got=repr(threshold))
     columns = min(len(values), 4)
     rows = -(-len(values) // columns)
-    figure, axes = style.panels(rows, columns, width=2.9 if columns > 1 else 5, height=2.9, sharey=True)
+    figure, axes = panels(rows, columns, width=2.9 if columns > 1 else 5, height=2.9, sharey=True)
     for ax in axes.flat[len(values) :]:
         ax.remove()
     for ax, (name, v) in zip(axes.flat, values.items(), strict=False):
         ordered, nodes = np.sort(v)[::-1], np.arange(1, len(v) + 1)
         kept = len(v) if threshold is None else int((v >= threshold).sum())
         size = float(np.clip(600 / len(v), 3, 30))
-        ax.scatter(nodes[:kept], ordered[:kept], s=size, color=style.BLUE, label="kept" if kept < len(v) else None)
-        ax.scatter(
-            nodes[kept:], ordered[kept:], s=size, color=style.VERMILION, marker="x", linewidths=0.8, label="pruned"
-        )
+        ax.scatter(nodes[:kept], ordered[:kept], s=size, color=BLUE, label="kept" if kept < len(v) else None)
+        ax.scatter(nodes[kept:], ordered[kept:], s=size, color=VERMILION, marker="x", linewidths=0.8, label="pruned")
         ax.set_yscale("log")
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if threshold is not None:
-            ax.axhline(threshold, color=style.INK, linewidth=0.9, linestyle="--")
+            ax.axhline(threshold, color=INK, linewidth=0.9, linestyle="--")
         detail = f"{len(v)} nodes" if threshold is None else f"{kept} of {len(v)} nodes kept"
-        style.label(ax, x="node, in order of scale", title=f"{name}\n{detail}")
+        label(ax, x="node, in order of scale", title=f"{name}\n{detail}")
     for ax in axes[:, 0]:
-        ax.set_ylabel(unit, fontsize=9, color=style.INK)
+        ax.set_ylabel(unit, fontsize=9, color=INK)
     if threshold is not None:
-        style.legend(axes[0, 0], loc="best", markerscale=1.5)
-    style.headline(figure, title)
+        legend(axes[0, 0], loc="best", markerscale=1.5)
+    headline(figure, title)
     return figure
 
 
@@ -120,4 +127,4 @@ def _focus(ax: Any, curves: list[Any]) -> None:
     if high > low and values.max() - low > 5 * (high - low):
         ax.set_ylim(low - 0.05 * (high - low), high + 0.25 * (high - low))
         ax.annotate("earlier losses are above", (0.02, 0.97), xycoords="axes fraction", va="top", fontsize=7.5,
-                    color=style.GREY)  # fmt: skip
+                    color=GREY)  # fmt: skip

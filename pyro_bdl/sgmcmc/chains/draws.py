@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from pyro_bdl.errors import InputError
+from pyro_bdl.sgmcmc.chains.functions import Function, evaluate
 from pyro_bdl.sgmcmc.chains.moments import Moments
 from pyro_bdl.sgmcmc.chains.store import ChainStore, Variable
-from pyro_bdl.sgmcmc.chains.walk import ChainMethod, Function, Walk
+from pyro_bdl.sgmcmc.chains.walk import ChainMethod, Walk
 from pyro_bdl.sgmcmc.kernel import StochasticGradientKernel
 
 
@@ -27,6 +28,7 @@ class Draws:
 
     Raises:
         InputError: a name that the model does not have, or that two things have; a function that returns no tensor.
+        UnsupportedModelError: a function that draws random numbers, or does not go through `torch.vmap` where it must.
     """
 
     def __init__(self, walk: Walk, names: Sequence[str], functions: Mapping[str, Function]) -> None:
@@ -43,7 +45,7 @@ class Draws:
                 expected="names that nothing else has, nor a record of the sampler",
                 got=repr(twice),
             )
-        example = {name: self._function(name) for name in self._functions} | walk.values(self.names)
+        example = self._chosen(walk.values())
         self.variables = [
             *(
                 Variable(n, "posterior", tuple(v.shape[1:]), str(v.dtype).rpartition(".")[2])
@@ -54,12 +56,10 @@ class Draws:
         self.bytes_of_a_draw = sum(v.numel() * v.element_size() for v in example.values()) + 1
         self._rows: dict[str, list[Tensor]] = {name: [] for name in example}
 
-    def add(self, *, keep_on: torch.device | str) -> None:
-        """Note the present draw."""
-        for name, value in self._walk.values(self.names).items():
+    def add(self, values: Mapping[str, Tensor], *, keep_on: torch.device | str) -> None:
+        """Note a draw of each chain, by its sites, (chains, ...)."""
+        for name, value in self._chosen(values).items():
             self._rows[name].append(value.to(keep_on))
-        for name in self._functions:
-            self._rows[name].append(self._function(name).to(keep_on))
 
     def take(self) -> dict[str, Tensor]:
         """The draws since the last call with their records, (chains, draws, ...); empty if there are none."""
@@ -69,13 +69,11 @@ class Draws:
         stats = self._walk.take_stats()
         return taken | stats if next(iter(stats.values())).shape[1] else taken
 
-    def _function(self, name: str) -> Tensor:
-        value = self._walk.evaluate(self._functions[name])
-        if not isinstance(value, Tensor):
-            raise InputError(
-                f"the function {name!r}", expected="a program that returns a tensor", got=type(value).__name__
-            )
-        return value
+    def _chosen(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is kept of these values of all sites, the functions first."""
+        at_once = self._walk.method == "vectorized"
+        found = {name: evaluate(name, f, values, at_once=at_once) for name, f in self._functions.items()}
+        return found | {name: values[name] for name in self.names}
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +98,8 @@ class Chains:
     names: list[str]
     functions: list[str]
     kept: dict[str, Tensor]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    _args: tuple[Any, ...]  # the model's, by the names that from_pyro knows from Pyro's MCMC
+    _kwargs: Mapping[str, Any]
 
     def get_samples(self, *, group_by_chain: bool = False) -> dict[str, Tensor]:
         """The draws of the sites, (chains * draws, ...), or (chains, draws, ...); from a store, of all processes."""
@@ -123,15 +121,6 @@ class Chains:
         stats = self.sample_stats()
         chains = next(iter(stats.values())).shape[0]
         return {"sample_stats": {f"chain {c}": {n: v[c] for n, v in stats.items()} for c in range(chains)}}
-
-    @property
-    def _args(self) -> tuple[Any, ...]:
-        """Where `from_pyro` looks for the model's arguments."""
-        return self.args
-
-    @property
-    def _kwargs(self) -> Mapping[str, Any]:
-        return self.kwargs
 
     def _grouped(self, names: Sequence[str], group_by_chain: bool) -> dict[str, Tensor]:
         draws = self.store.read(list(names)) if self.store is not None else {name: self.kept[name] for name in names}

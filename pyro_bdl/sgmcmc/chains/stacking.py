@@ -1,6 +1,7 @@
 """Kernels of several chains as one kernel, whose parameters have a first dimension for the chains."""
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -31,6 +32,8 @@ def stacked(kernels: Sequence[StochasticGradientKernel]) -> StochasticGradientKe
             "the model", expected="data from the kernel (data=)",
             got=f"the plate {first._subsampled[0]!r}, which draws a batch of its own",
         )  # fmt: skip
+    many._chains = [number for k in kernels for number in k._chains]
+    many._require_density().chains = many._chains
     many._position = torch.stack([k._position for k in kernels])
     many._carried = _stack([k._carried for k in kernels])
     many._noise = NoiseOfChains([k._noise for k in kernels if isinstance(k._noise, Noise)])
@@ -77,13 +80,16 @@ def _require_same(kernels: Sequence[StochasticGradientKernel], many: StochasticG
     for chain in {0, len(kernels) - 1}:
         alone, gradient = density(_off(kernels[chain]._position), kernels[chain]._pending, refuse=False)
         close = torch.allclose(gradients[chain], gradient, rtol=TOLERANCE, atol=TOLERANCE * float(gradient.abs().max()))
-        if not close or abs(float(torch.as_tensor(found)[chain]) - float(alone)) > TOLERANCE * max(
-            1.0, abs(float(alone))
-        ):
-            raise UnsupportedModelError(
-                "the model", expected="the same for all chains at once as for each alone",
-                got=f"a log joint density of {float(torch.as_tensor(found)[chain])} instead of {alone}",
-            )  # fmt: skip
+        together = float(torch.as_tensor(found)[chain])
+        if not math.isclose(together, float(alone), rel_tol=TOLERANCE, abs_tol=TOLERANCE):
+            raise _other(f"a log joint density of {together} instead of {alone}")
+        if not close:
+            off = float((gradients[chain] - gradient).abs().max() / gradient.abs().max())
+            raise _other(f"a gradient that is off by {off:.2g} of its largest element")
+
+
+def _other(got: str) -> UnsupportedModelError:
+    return UnsupportedModelError("the model", expected="the same for all chains at once as for each alone", got=got)
 
 
 def _off(position: Tensor) -> Tensor:

@@ -10,10 +10,8 @@ from pyro_bdl.sgmcmc.batches import MinibatchesOfChains
 from pyro_bdl.sgmcmc.flat import number
 from pyro_bdl.sgmcmc.kernel import StochasticGradientKernel
 
-Kernel = StochasticGradientKernel
 
-
-def state_of(kernel: Kernel) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def state_of(kernel: StochasticGradientKernel) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Parameters and the sampler's own state, places in the data, random generators, the update's number."""
     assert kernel._noise is not None
     probe = kernel._probe
@@ -38,7 +36,7 @@ def state_of(kernel: Kernel) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, facts
 
 
-def restore(kernel: Kernel, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+def restore(kernel: StochasticGradientKernel, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Make a kernel that was set up for the same model and settings go on from a state.
 
     What follows from the parameters and the data, a gradient of all data, say, is computed anew.
@@ -70,7 +68,7 @@ def restore(kernel: Kernel, tensors: Mapping[str, Tensor], facts: Mapping[str, A
         kernel._anchor.move(tensors["anchor"].to(like))
 
 
-def _places(kernel: Kernel) -> list[dict[str, Any]]:
+def _places(kernel: StochasticGradientKernel) -> list[dict[str, Any]]:
     if isinstance(kernel._stream, MinibatchesOfChains):
         return kernel._stream.state_dict()
     return [] if kernel._stream is None else [kernel._stream.state_dict()]

@@ -3,10 +3,15 @@
 The arrays have room for all draws from the start. How many there are is what the store's *consolidated* metadata says,
 one file that is replaced in one move after the draws are in place: whoever opens the store, by xarray or ArviZ, sees
 whole draws of all chains and nothing else. Beside the arrays lies the state from which each process goes on.
+
+A process that dies at any moment loses what came after its last save, no more. Of a machine that does there is no such
+promise: when the arrays' files reach the disk is left to the operating system, as waiting for each would cost
+milliseconds a chain and variable at every save.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +76,7 @@ class ChainStore:
                 remedy="Name another folder",
             )  # fmt: skip
 
-    def create(self, variables: list[Variable], *, chains: int, draws: int, attributes: Mapping[str, Any]) -> None:
+    def create(self, variables: Sequence[Variable], *, chains: int, draws: int, attributes: Mapping[str, Any]) -> None:
         """Make the folder and its arrays, without a draw in them.
 
         Raises:
@@ -82,9 +87,7 @@ class ChainStore:
         for group in sorted({v.group for v in variables}):
             inner = root.create_group(group, overwrite=True)  # another run may have ended before its first save
             for name, size in (("chain", chains), ("draw", draws)):
-                coordinate = inner.create_array(
-                    name, shape=(size,), dtype="i8", chunks=(size,), fill_value=-1, overwrite=True
-                )
+                coordinate = inner.create_array(name, shape=(size,), dtype="i8", chunks=(size,), fill_value=-1)
                 coordinate.attrs["_ARRAY_DIMENSIONS"] = [name]
                 coordinate[:] = np.arange(size)
             for v in (v for v in variables if v.group == group):
@@ -96,36 +99,35 @@ class ChainStore:
                 array = inner.create_array(
                     v.name, shape=(chains, draws, *v.shape), chunks=(1, each, *(max(1, s) for s in v.shape)),
                     dtype=v.dtype, fill_value=float("nan") if "float" in v.dtype else 0, compressors=None,
-                    overwrite=True,
                 )  # fmt: skip
                 names = [f"{v.name}_dim_{k}" for k in range(len(v.shape))]
                 array.attrs["_ARRAY_DIMENSIONS"] = ["chain", "draw", *names]
 
-    def open(self, variables: list[Variable], *, draws: int) -> None:
-        """Find the arrays; those with room for fewer draws get more.
+    def make_room(self, variables: Sequence[Variable], *, draws: int) -> None:
+        """Let the arrays hold at least so many draws; one process does this, before any opens them.
 
         Raises:
             CorruptFileError: an array is missing, or another than it was.
         """
-        try:
-            root = zarr.open_group(self.path, mode="r+", zarr_format=2, use_consolidated=False)
+        with self._arrays_of_the_run() as root:
             for v in variables:
-                array: Any = root[f"{v.group}/{v.name}"]
-                if tuple(array.shape[2:]) != v.shape or array.dtype != np.dtype(v.dtype):
-                    raise ValueError(f"{v.name} has the shape {tuple(array.shape)} and the dtype {array.dtype}")
-                self._arrays[v.name] = array
+                array = _array(root, v)
                 if array.shape[1] < draws:
                     array.resize((array.shape[0], draws, *array.shape[2:]))
             for group in {v.group for v in variables}:
                 coordinate: Any = root[f"{group}/draw"]
                 if coordinate.shape[0] < draws:
                     coordinate.resize((draws,))
-                coordinate[:] = np.arange(coordinate.shape[0])
-        except (OSError, KeyError, ValueError, TypeError) as error:
-            raise CorruptFileError(
-                f"the store {self.path}", expected="the arrays of the run", got=str(error),
-                remedy="Remove the folder to begin anew",
-            ) from error  # fmt: skip
+                coordinate[:] = np.arange(coordinate.shape[0])  # also after a crash between the two
+
+    def open(self, variables: Sequence[Variable]) -> None:
+        """Find the arrays to write to.
+
+        Raises:
+            CorruptFileError: an array is missing, or another than it was.
+        """
+        with self._arrays_of_the_run() as root:
+            self._arrays = {v.name: _array(root, v) for v in variables}
 
     def write(self, values: Mapping[str, Tensor], *, chains: range, start: int) -> None:
         """Put draws in place, each of shape (chains, draws, ...); no reader sees them yet."""
@@ -174,3 +176,22 @@ class ChainStore:
                 got=wanted, remedy="Start as many as before",
             )  # fmt: skip
         return None
+
+    @contextmanager
+    def _arrays_of_the_run(self) -> Iterator[zarr.Group]:
+        """The arrays as they are, published or not; what goes wrong within says that they are damaged."""
+        try:
+            yield zarr.open_group(self.path, mode="r+", zarr_format=2, use_consolidated=False)
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise CorruptFileError(
+                f"the store {self.path}", expected="the arrays of the run", got=str(error),
+                remedy="Remove the folder to begin anew",
+            ) from error  # fmt: skip
+
+
+def _array(root: zarr.Group, v: Variable) -> Any:
+    """That of a variable, if it is of its shape and dtype."""
+    array: Any = root[f"{v.group}/{v.name}"]
+    if tuple(array.shape[2:]) != v.shape or array.dtype != np.dtype(v.dtype):
+        raise ValueError(f"{v.name} has the shape {tuple(array.shape)} and the dtype {array.dtype}")
+    return array

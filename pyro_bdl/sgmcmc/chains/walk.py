@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
-import pyro
 import torch
 from torch import Tensor
 
@@ -18,7 +17,6 @@ from pyro_bdl.sgmcmc.flat import mean
 from pyro_bdl.sgmcmc.kernel import StochasticGradientKernel
 
 ChainMethod = Literal["auto", "vectorized", "sequential"]
-Function = tuple[Any, ...]
 TRIALS = 3
 
 
@@ -28,14 +26,13 @@ class Walk:
     Args:
         kernels: one a chain, after `set_up`; or one for all of them, `stacked`.
         random: the state of torch's generator of each kernel: what the model itself draws from.
-        chains: how many.
 
     Attributes:
         method: how the chains are drawn.
     """
 
-    def __init__(self, kernels: Sequence[StochasticGradientKernel], random: Sequence[Tensor], *, chains: int) -> None:
-        self.kernels, self._random, self._chains = list(kernels), list(random), chains
+    def __init__(self, kernels: Sequence[StochasticGradientKernel], random: Sequence[Tensor]) -> None:
+        self.kernels, self._random = list(kernels), list(random)
         self._stacked = len(kernels) == 1 and kernels[0]._position.dim() > 1
         self.method: ChainMethod = "vectorized" if self._stacked else "sequential"
 
@@ -52,30 +49,15 @@ class Walk:
             views = kernel._require_density().views(kernel._position)
             chosen = views if names is None else {name: views[name] for name in names}
             each.append({name: kernel._sites[name].constrain(value) for name, value in chosen.items()})
-        if self._stacked:
-            return {name: value.clone() for name, value in each[0].items()}
-        return {name: torch.stack([e[name] for e in each]) for name in each[0]}
-
-    def evaluate(self, function: Function) -> Tensor:
-        """What a program returns at the present values of its latent sites, (chains, ...)."""
-        program, *args = function
-
-        def run(values: dict[str, Tensor]) -> Any:
-            with pyro.poutine.block(), pyro.validation_enabled(False):
-                return pyro.poutine.condition(program, data=values)(*args)
-
-        values = self.values()
-        with torch.no_grad():
-            if self._stacked:
-                return torch.vmap(run)(values)
-            return torch.stack([run({n: v[i] for n, v in values.items()}) for i in range(self._chains)])
+        together = self._together(each)
+        return {name: value.clone() for name, value in together.items()} if self._stacked else together
 
     def take_stats(self) -> dict[str, Tensor]:
         """The records of the draws since the last call, (chains, draws)."""
         each = [kernel.sample_stats() for kernel in self.kernels]
         for kernel in self.kernels:
             kernel._records.forget()
-        return each[0] if self._stacked else {name: torch.stack([e[name] for e in each]) for name in each[0]}
+        return self._together(each)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides how the chains go on."""
@@ -99,29 +81,34 @@ class Walk:
 
         Of a model that draws its own batch there is no such number, and it is 0.
         """
-        total, kernels = 0.0, self.kernels
-        for kernel in kernels:
-            source = kernel.batches
-            if source is None and kernel._subsampled:
-                return 0.0
-            batch = None
-            if source is not None and source.batch_size is not None and source.tensors is not None:
-                batch = source.gather(torch.arange(source.batch_size, device=source.tensors[0].device))
-            total += mean(kernel._require_density()(kernel._position, batch, refuse=False)[0])
-        return total / len(kernels)
+        if self.kernels[0].batches is None and self.kernels[0]._subsampled:
+            return 0.0
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(0)  # of a model that draws numbers of its own, dropout say: the same each time
+            return sum(map(_log_joint, self.kernels)) / len(self.kernels)
 
     def close(self) -> None:
         """End the kernels' threads."""
         for kernel in self.kernels:
             kernel._end_threads()
 
+    def _together(self, each: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What each kernel has, with a first dimension for the chains."""
+        return each[0] if self._stacked else {name: torch.stack([e[name] for e in each]) for name in each[0]}
+
 
 def set_up(
     kernel: StochasticGradientKernel, *, seed: int, chain: int, warmup_steps: int, args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> tuple[StochasticGradientKernel, Tensor]:  # fmt: skip
-    """A kernel for one chain, and torch's random state after its set-up, by the seed and the chain's number alone."""
+    """A kernel for one chain, and torch's random state after its set-up, by the seed and the chain's number alone.
+
+    Raises:
+        InputError: batches of which there is only one stream; and see the kernel's `setup`.
+        NumericalError: the log joint density is not finite where the chain begins.
+    """
     own = copy.copy(kernel)
+    own._chains = (chain,)
     if own.batches is not None:
         if own.batches.tensors is None:
             raise InputError(
@@ -142,7 +129,7 @@ def walk(
     Raises:
         UnsupportedModelError: they shall, but the model cannot.
     """
-    apart = Walk(kernels, random, chains=len(kernels))
+    apart = Walk(kernels, random)
     if method == "sequential" or (method == "auto" and len(kernels) == 1):
         return apart, ""
     try:
@@ -154,7 +141,15 @@ def walk(
     if method == "auto" and _seconds(many) > len(kernels) * _seconds(kernels[0]):
         return apart, ""
     check_all_data(kernels[0])
-    return Walk([many], random[:1], chains=len(kernels)), ""
+    return Walk([many], random[:1]), ""
+
+
+def _log_joint(kernel: StochasticGradientKernel) -> float:
+    """By the first of the data; the mean over the kernel's chains."""
+    source, batch = kernel.batches, None
+    if source is not None and source.batch_size is not None and source.tensors is not None:
+        batch = source.gather(torch.arange(source.batch_size, device=source.tensors[0].device))
+    return mean(kernel._require_density()(kernel._position, batch, refuse=False)[0])
 
 
 def _seconds(kernel: StochasticGradientKernel) -> float:

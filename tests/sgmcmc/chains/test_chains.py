@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import pyro_bdl as bdl
 from pyro_bdl.errors import InputError, NumericalError, UnsupportedModelError
+from pyro_bdl.sgmcmc.chains.walk import Walk, set_up, walk
 from tests.fresh_state import fresh_state  # noqa: F401
 from tests.sgmcmc.chains.problems import KERNELS, NETWORK, X, Y, kernel, regression
 
@@ -120,6 +121,18 @@ def test_in_turns_where_it_cannot_be_at_once(model: Any) -> None:
     assert chains.get_samples()["w"].shape == (3 * DRAWS, 3)
 
 
+def test_it_is_said_whether_the_density_or_its_gradient_differs() -> None:
+    def model(kind: str) -> None:
+        w = pyro.sample("w", dist.Cauchy(torch.zeros(3), 1.0).to_event(1))
+        if torch._C._functorch.is_batchedtensor(w):
+            w = 2 * w - w.detach() if kind == "gradient" else 2 * w
+        pyro.sample("y", dist.Normal(w, 1.0).to_event(1), obs=torch.full((3,), 9.0))
+
+    for kind in ("gradient", "log joint density"):
+        with pytest.raises(UnsupportedModelError, match=f"got a {kind}"):
+            bdl.sample_chains(bdl.SGLD(model, step_size=1e-3), model_args=(kind,), chain_method="vectorized", **SHORT)
+
+
 def test_many_chains_have_the_posterior() -> None:
     """200 chains of a normal posterior, at once. A chain's mean over its draws is normal with a known variance."""
     precision = 1.0 + (X[:, 0] ** 2).sum()
@@ -212,10 +225,80 @@ def test_batches_that_are_no_tensors() -> None:
         bdl.sample_chains(bdl.SGLD(regression, step_size=1e-4, data=loader), **SHORT)
 
 
+@pytest.mark.parametrize("estimator", [bdl.Minibatch(), bdl.SVRG(7)])
 @pytest.mark.parametrize("method", ["vectorized", "sequential"])
-def test_a_chain_that_leaves_the_numbers(method: Any) -> None:
-    with pytest.raises(NumericalError, match=r"update \d+( of chain \d)?.*step size"):
-        bdl.sample_chains(kernel(bdl.SGLD, step_size=1e6), chain_method=method, **SHORT)
+def test_a_chain_that_leaves_the_numbers(method: Any, estimator: Any) -> None:
+    with pytest.raises(NumericalError, match=r"update [1-9]\d* of chain \d.*step size"):
+        bdl.sample_chains(kernel(bdl.SGLD, step_size=1e6, gradient=estimator), chain_method=method, **SHORT)
+
+
+@pytest.mark.parametrize("method", ["vectorized", "sequential"])
+def test_the_chain_that_leaves_the_numbers_is_named(method: Any) -> None:
+    """By its number among all, which of one of several processes is not its place."""
+    walls = torch.tensor([0.0, 0.0, 0.0])
+
+    def model() -> None:
+        w = pyro.sample("w", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        pyro.factor("wall", torch.where(w[0] == walls[0], torch.inf, 0.0) * w.sum().abs())
+
+    numbers, kernels, random = [4, 5, 6], [], []
+    for number in numbers:
+        one, state = set_up(bdl.SGLD(model, step_size=1e-3), seed=1, chain=number, warmup_steps=0, args=(), kwargs={})
+        kernels.append(one)
+        random.append(state)
+    for each in kernels:
+        each._share(kernels[0]._require_density())
+    walls[0] = kernels[1]._position[0]
+    chains = walk(kernels, random, method)[0]
+    with pytest.raises(NumericalError, match=r"update 0 of chain 5: the log density of wall"):
+        chains.sample()
+
+
+def test_one_trace_of_the_model_for_all_chains() -> None:
+    """Also where the gradients' anchors stand. A chain more runs it twice to begin, and three times in its first epoch,
+    which is checked."""
+    runs: list[int] = []
+
+    def model(x: Tensor, y: Tensor) -> None:
+        runs.append(1)
+        regression(x, y)
+
+    def count(chains: int) -> int:
+        runs.clear()
+        sampler = bdl.SGLD(model, step_size=1e-4, data=(X, Y), batch_size=20, gradient=bdl.SVRG(7), jit_compile=True)
+        bdl.sample_chains(sampler, chain_method="sequential", **{**SHORT, "num_chains": chains})
+        return len(runs)
+
+    assert count(3) - count(2) == count(2) - count(1) == 2 + 3
+
+
+FUNCTIONS: dict[str, Any] = {
+    "vmap": lambda x: (f := NETWORK(x)) * (1.0 if f.sum() > 0 else 2.0),
+    "random": lambda x: torch.nn.functional.dropout(NETWORK(x)),
+    "drawn": lambda x: pyro.sample("new", dist.Normal(NETWORK(x), 1.0)),
+    "tensor": lambda x: 3.0,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("method", ["vectorized", "sequential"])
+def test_functions_that_cannot_be_kept(name: str, method: Any) -> None:
+    options = {**SHORT, "chain_method": method, "functions": {"mine": (FUNCTIONS[name], X[:4])}, "seed": 2}
+    before = torch.get_rng_state()
+    if name == "vmap" and method == "sequential":
+        assert bdl.sample_chains(KERNELS["SGLD"](), **options).get_functions()["mine"].shape == (3 * DRAWS, 4, 1)
+    else:
+        with pytest.raises(InputError, match=r"the function 'mine'.*(predict|a tensor)"):
+            bdl.sample_chains(KERNELS["SGLD"](), **options)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_threads_end_also_where_a_run_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = []
+    monkeypatch.setattr(Walk, "close", lambda walk: closed.append(walk))
+    with pytest.raises(NumericalError):
+        bdl.sample_chains(kernel(bdl.SGLD, step_size=1e6), **SHORT)
+    assert len(closed) == 1
 
 
 def test_labels_that_no_batch_has_seen_yet() -> None:

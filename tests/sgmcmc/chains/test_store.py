@@ -118,6 +118,24 @@ def test_arviz_opens_it_while_it_grows(tmp_path: Path, monkeypatch: pytest.Monke
     assert data.posterior["f"].shape == (3, 20, 2, 1)
 
 
+def test_a_store_in_its_warm_up_has_no_draws_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "FIRST", 2)
+    refusals: list[str] = []
+    publish = running.ChainStore.publish
+
+    def look(store: Any, draws: int) -> None:
+        publish(store, draws)
+        if not draws:
+            with pytest.raises(InputError, match="warm-up") as refusal:
+                bdl.from_chains(store.path)
+            refusals.append(str(refusal.value))
+
+    monkeypatch.setattr(running.ChainStore, "publish", look)
+    bdl.sample_chains(KERNELS["SGLD"](), num_samples=5, store=tmp_path / "run.zarr", **SETTINGS)
+    assert refusals
+    assert bdl.from_chains(tmp_path / "run.zarr", container="datatree").posterior.sizes["draw"] == 5
+
+
 def start(folder: Path, *, kernel: str = "SGHMC", samples: int = 4000) -> "subprocess.Popen[bytes]":
     program = [sys.executable, "-m", "tests.sgmcmc.chains.run_to_store"]
     command = [*program, str(folder), kernel, "vectorized", str(samples)]
@@ -125,9 +143,10 @@ def start(folder: Path, *, kernel: str = "SGHMC", samples: int = 4000) -> "subpr
 
 
 def draws_in(folder: Path) -> int:
-    if not (folder / ".zmetadata").exists():
+    try:
+        return int(bdl.from_chains(folder, container="datatree").posterior.sizes["draw"])
+    except InputError:  # none yet
         return 0
-    return int(bdl.from_chains(folder, container="datatree").posterior.sizes["draw"])
 
 
 def wait_for_draws(folder: Path) -> None:
@@ -167,7 +186,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
             process.kill()
             process.wait()
             kills += 1
-            if (folder / ".zmetadata").exists():
+            if draws_in(folder):
                 tree = bdl.from_chains(folder, container="datatree").load()
                 assert not tree.posterior["scale"].isnull().any()
             process = start(folder, kernel="SGNHT", samples=samples)
@@ -238,6 +257,32 @@ def test_a_store_of_something_else(tmp_path: Path) -> None:
         bdl.sample_chains(KERNELS["SGLD"](), **{**options, "store": tmp_path / "mine", "resume": True})
     with pytest.raises(InputError, match="draws of sample_chains"):
         bdl.from_chains(tmp_path / "nothing")
+
+
+def test_a_function_of_another_shape_is_named(tmp_path: Path) -> None:
+    options = {**SETTINGS, "num_samples": 10, "store": tmp_path / "run.zarr", "resume": True}
+    bdl.sample_chains(KERNELS["SGLD"](), functions={"f": (NETWORK, X[:2])}, **options)
+    with pytest.raises(InputError, match=r"the function 'f'=.*was") as refusal:
+        bdl.sample_chains(KERNELS["SGLD"](), functions={"f": (NETWORK, X[:3])}, **options)
+    assert not isinstance(refusal.value, CorruptFileError)
+
+
+def dropping(x: Tensor, y: Tensor) -> None:
+    """Its dropout draws from torch's generator."""
+    w = pyro.sample("w", dist.Normal(torch.zeros(3, dtype=torch.float64), 1.0).to_event(1))
+    with pyro.plate("data", size=len(X), subsample_size=len(x)):
+        pyro.sample("y", dist.Normal(torch.nn.functional.dropout(x) @ w, 1.0), obs=y)
+
+
+def test_a_model_with_dropout_goes_on_and_leaves_the_users_generator_alone(tmp_path: Path) -> None:
+    options: dict[str, Any] = {**SETTINGS, "chain_method": "sequential"}
+    whole = bdl.sample_chains(bdl.SGLD(dropping, step_size=1e-3, data=(X, Y), batch_size=20), num_samples=30, **options)
+    before = torch.get_rng_state()
+    for part in (10, 30):
+        sampler = bdl.SGLD(dropping, step_size=1e-3, data=(X, Y), batch_size=20)
+        parts = bdl.sample_chains(sampler, num_samples=part, store=tmp_path / "s", resume=True, **options)
+    assert torch.equal(before, torch.get_rng_state())
+    require_same(whole, parts)
 
 
 def test_a_damaged_store(tmp_path: Path) -> None:
