@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_bdl.errors import InputError
+from pyro_bdl.minibatches import Batch
 
 
 def balanced(y: Tensor, count: int, *, seed: int) -> Tensor:
@@ -61,8 +62,8 @@ class BesideLabelled:
         """Batches of an epoch."""
         return math.ceil(len(self.x) / self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         """The batches of one epoch."""
         for rows in torch.randperm(len(self.x)).split(self.batch_size):
             some = torch.randperm(len(self.y))[: self.labelled_batch_size]
-            yield self.draw(self.x[rows]), self.draw(self.x_labelled[some]), self.y[some]
+            yield Batch((self.draw(self.x[rows]), self.draw(self.x_labelled[some]), self.y[some]))

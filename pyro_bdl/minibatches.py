@@ -31,7 +31,8 @@ class Minibatches:
         data: a tensor or a *tuple* of tensors with the same first dimension N, from which batches of `batch_size` are
             drawn without replacement, newly shuffled each epoch; or a `torch.utils.data.DataLoader`; or any other
             iterable of batches that can be gone through more than once (a *list* of tuples, say). Each batch of an
-            iterable is a tensor or a tuple or list of tensors, the positional arguments of the model.
+            iterable is a tensor or a tuple or list of tensors with the same first dimension, the positional arguments of
+            the model; or a `Batch`, whose first tensor alone counts the data points.
         batch_size: B, for tensors only; at most N. Default: all of the data.
         size: N, for an iterable whose size is not known otherwise (a `DataLoader` knows its own).
         shuffle: a new order each epoch; for tensors only.
@@ -276,10 +277,11 @@ def _lengths(tensors: tuple[Tensor, ...]) -> int:
 
 
 def _check_batch(item: Any, device: torch.device | str | None) -> tuple[Tensor, ...]:
+    item, whole = (item.args, item.args[:1]) if isinstance(item, Batch) else (item, None)
     batch = (item,) if isinstance(item, Tensor) else tuple(item) if isinstance(item, (tuple, list)) else ()
     if not batch or not all(isinstance(t, Tensor) for t in batch):
         raise InputError("a batch", expected="a tensor, or a tuple or list of tensors", got=type(item).__name__)
-    _lengths(batch)
+    _lengths(batch if whole is None else whole)
     return batch if device is None else tuple(t.to(device) for t in batch)
 
 
