@@ -83,9 +83,12 @@ def latent_plane(mean: Tensor, labels: Tensor, *, most: int = 5000) -> Figure:
     plane = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T if mean.shape[1] > 2 else centred
     figure, axes = style.panels(1, 1, width=5.6, height=4.8)
     ax = axes[0, 0]
-    points = ax.scatter(*plane.T, c=labels[:most], cmap=CLASS_COLOURS, s=5, linewidths=0, alpha=0.7)
+    classes = int(labels.max()) + 1
+    points = ax.scatter(
+        *plane.T, c=labels[:most], cmap=CLASS_COLOURS, vmin=-0.5, vmax=classes - 0.5, s=6, linewidths=0, alpha=0.7
+    )
     style.label(ax, x="first direction of the latent means", y="second")
-    bar = figure.colorbar(points, ax=ax, ticks=range(int(labels.max()) + 1), shrink=0.8)
+    bar = figure.colorbar(points, ax=ax, ticks=range(classes), shrink=0.8)
     bar.set_label("class", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     style.headline(figure, "Classes in the latent space, which knew of none")

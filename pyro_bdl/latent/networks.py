@@ -33,8 +33,8 @@ def as_layers(what: str, networks: nn.Module | Sequence[nn.Module]) -> nn.Module
 def run(network: nn.Module, *inputs: Tensor, ranks: Sequence[int]) -> Tensor:
     """The network's outputs over all leading dimensions, such as those of particles or of enumerated classes.
 
-    A network sees one batch dimension, unless it says `broadcasts = True` (its inputs may then have leading dimensions
-    of size 1, and what depends on one input only is computed once).
+    A network sees one batch dimension, unless it says `broadcasts = True`: its inputs, made vectors, then keep leading
+    dimensions of size 1, and what depends on one input only is computed once.
 
     Args:
         network: takes `inputs` and gives one row of outputs for each of theirs.
@@ -45,7 +45,7 @@ def run(network: nn.Module, *inputs: Tensor, ranks: Sequence[int]) -> Tensor:
     torch.Size([4, 5, 3])
     """
     if getattr(network, "broadcasts", False):
-        return network(*inputs)
+        return network(*(value.flatten(-rank) for value, rank in zip(inputs, ranks, strict=True)))
     leading = [value.shape[: value.dim() - rank] for value, rank in zip(inputs, ranks, strict=True)]
     if all(len(shape) == 1 for shape in leading):
         return network(*inputs)

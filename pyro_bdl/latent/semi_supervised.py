@@ -124,7 +124,7 @@ class SemiSupervisedVAE(nn.Module):
     @torch.no_grad()
     def style(self, x: Tensor, y: Tensor) -> dist.TorchDistribution:
         """q(z | x, y), a normal with event shape (D,)."""
-        return normal_of(self.encoder(x, self.one_hot(y)), self.latent_size, "the encoder")
+        return self._style(x, self.one_hot(y))
 
     @torch.no_grad()
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ class SemiSupervisedVAE(nn.Module):
         With a style held and the label varied: analogies.
         """
         outputs = self.weights.drawn(lambda: run(self.decoder, z, self.one_hot(y), ranks=[1, 1]))
-        return self.likelihood.mean(outputs, outputs.dim() - 1 if outputs.dim() == z.dim() else z.dim() - 1)
+        return self.likelihood.mean(outputs, z.dim() - 1)
 
     def one_hot(self, y: Tensor) -> Tensor:
         """A class as C zeros and ones."""
@@ -165,8 +165,11 @@ class SemiSupervisedVAE(nn.Module):
             register(self.classifier, f"{self.name}.classifier")
             law = dist.Categorical(logits=self.logits(x))
             y = pyro.sample(f"{prefix}y", law, infer={"enumerate": "parallel"})
-        outputs = run(self.encoder, x, self.one_hot(y), ranks=[x.dim() - 1, 1])
-        pyro.sample(f"{prefix}z", normal_of(outputs, self.latent_size, "the encoder"))
+        pyro.sample(f"{prefix}z", self._style(x, self.one_hot(y)))
+
+    def _style(self, x: Tensor, label: Tensor) -> dist.TorchDistribution:
+        outputs = run(self.encoder, x, label, ranks=[x.dim() - 1, 1])
+        return normal_of(outputs, self.latent_size, "the encoder")
 
     def logits(self, x: Tensor) -> Tensor:
         """Of the classes of x under q(y | x).

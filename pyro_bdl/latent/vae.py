@@ -126,7 +126,8 @@ class VariationalAutoencoder(nn.Module):
     @torch.no_grad()
     def encode(self, x: Tensor, *context: Tensor) -> dist.TorchDistribution:
         """q(z | x), that of the lowest layer: a normal with event shape (D,)."""
-        return normal_of(self.encoder[0](x, *context), self.latent_sizes[0], "the encoder")
+        outputs = run(self.encoder[0], x, *context, ranks=[value.dim() - 1 for value in (x, *context)])
+        return normal_of(outputs, self.latent_sizes[0], "the encoder")
 
     @torch.no_grad()
     def decode(self, z: Tensor, *context: Tensor) -> Tensor:
