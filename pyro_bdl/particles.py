@@ -6,14 +6,12 @@ from typing import Any, NamedTuple
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.distributions import Independent
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from pyro_bdl.errors import InputError, UnsupportedModelError
-
-Node = dict[str, Any]
+from pyro_bdl.record import Node, Record
 
 
 class Particles(pyro.plate):
@@ -57,8 +55,8 @@ class Weighed(NamedTuple):
 def traces(model: Callable[..., Any], guide: Callable[..., Any], data: Any, options: Any, count: int) -> tuple[Any, Any]:
     """The traces of model and guide, with `count` draws of each data point's latent variables."""
     with Particles(count):
-        guide_trace = poutine.trace(guide).get_trace(*data, **options)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*data, **options)
+        guide_trace = Record.of(guide, *data, **options)
+        model_trace = Record.of(model, *data, answers=guide_trace.nodes, **options)
     return model_trace, guide_trace
 
 
