@@ -5,7 +5,7 @@ by stochastic-gradient MCMC (`SGLD` in Pyro's own `MCMC`), look at the posterior
 `from_pyro_svi`), and turn it into a small network on disk (`compress`).
 """
 
-from pyro_bdl import data, diagnostics, distributions, errors, guides, priors
+from pyro_bdl import data, diagnostics, distributions, errors, graph, guides, priors
 from pyro_bdl.bayesian_module import BayesianModule
 from pyro_bdl.compress import compress
 from pyro_bdl.compression.compressed import CompressedNetwork, load_compressed
@@ -14,6 +14,7 @@ from pyro_bdl.compression.random_code.random_draw import RandomDraw
 from pyro_bdl.compression.retraining import Retraining
 from pyro_bdl.diagnostics import from_chains, from_pyro, from_pyro_svi, guide_draws, predict, predict_locally
 from pyro_bdl.estimators import flipout, local_reparameterization
+from pyro_bdl.exact import sum_out
 from pyro_bdl.inference import Fit, MeanFieldELBO, Shrink, fit_svi
 from pyro_bdl.observation import Classifier, Regressor
 from pyro_bdl.sgmcmc import (
@@ -70,6 +71,7 @@ __all__ = [
     "from_chains",
     "from_pyro",
     "from_pyro_svi",
+    "graph",
     "guide_draws",
     "guides",
     "load_compressed",
@@ -79,4 +81,5 @@ __all__ = [
     "priors",
     "sample_chains",
     "step_size_weighted_mean",
+    "sum_out",
 ]
