@@ -13,6 +13,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 
 from pyro_bdl.diagnostics.plots import style
+from pyro_bdl.errors import InputError
 from pyro_bdl.graph.layout import Box, Layout, layered
 from pyro_bdl.graph.names import ModelOrGraph, directed, is_factor, require_names
 
@@ -51,11 +52,13 @@ def draw(
         The figure.
 
     Raises:
-        InputError: names that are not in the graph, or a directed cycle; and see `of`.
+        InputError: names that are not in the graph, a directed cycle, or no node at all; and see `of`.
 
     >>> draw(nx.DiGraph([("rain", "wet"), ("sprinkler", "wet")]), given="wet").savefig("/dev/null", format="png")
     """
     graph = model if isinstance(model, nx.Graph) and not model.is_directed() else directed(model)
+    if not graph:
+        raise InputError("the graph", expected="at least one node", got="none")
     shaded = set(require_names(given, graph, what="given"))
     require_names(path, graph, what="path")
     layout = layered(graph) if graph.is_directed() else _around(graph)

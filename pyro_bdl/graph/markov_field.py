@@ -85,7 +85,8 @@ class MarkovField:
 def _checked(names: tuple[str, ...], table: Tensor) -> Tensor:
     what = f"the potential of {', '.join(names)}"
     if not isinstance(table, Tensor) or not table.is_floating_point():
-        raise InputError(what, expected="a floating-point tensor", got=type(table).__name__)
+        got = f"a tensor of {table.dtype}" if isinstance(table, Tensor) else f"a {type(table).__name__}"
+        raise InputError(what, expected="a floating-point tensor", got=got)
     if isinstance(names, str) or len(set(names)) != len(names) or table.dim() != len(names):
         raise InputError(
             what, expected="a tuple of different names, an axis each", got=f"{names} and {table.dim()} axes"

@@ -106,9 +106,8 @@ def _value(name: str, fn: Any, value: Tensor | float) -> Tensor:
     example = fn.sample()
     value = torch.as_tensor(value, dtype=example.dtype, device=example.device)
     if value.dim() and value.shape != example.shape:
-        raise InputError(
-            f'the value of "{name}"', expected=f"shape {tuple(example.shape)}", got=str(tuple(value.shape))
-        )
+        got = f"shape {tuple(value.shape)}"
+        raise InputError(f'the value of "{name}"', expected=f"shape {tuple(example.shape)}", got=got)
     value = value.expand(example.shape)
     inside = fn.support.check(value)
     if not bool(inside.all()):
