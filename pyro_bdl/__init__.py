@@ -15,7 +15,7 @@ from pyro_bdl.compression.retraining import Retraining
 from pyro_bdl.diagnostics import from_chains, from_pyro, from_pyro_svi, guide_draws, predict, predict_locally
 from pyro_bdl.estimators import flipout, local_reparameterization
 from pyro_bdl.exact import sum_out
-from pyro_bdl.inference import Fit, MeanFieldELBO, Shrink, fit_svi
+from pyro_bdl.inference import EMFit, Fit, MeanFieldELBO, Shrink, fit_em, fit_svi
 from pyro_bdl.observation import Classifier, Regressor
 from pyro_bdl.sgmcmc import (
     SGHMC,
@@ -49,6 +49,7 @@ __all__ = [
     "Constant",
     "ControlVariate",
     "Cyclical",
+    "EMFit",
     "Fit",
     "KLBudget",
     "Langevin",
@@ -66,6 +67,7 @@ __all__ = [
     "distributions",
     "errors",
     "find_step_size",
+    "fit_em",
     "fit_svi",
     "flipout",
     "from_chains",

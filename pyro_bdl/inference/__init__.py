@@ -1,7 +1,8 @@
-"""Variational inference: the ELBO, the fit loop and its checkpoints."""
+"""Variational inference: the ELBO, the fit loop and its checkpoints; and expectation maximisation."""
 
 from pyro_bdl.inference.elbo import MeanFieldELBO
+from pyro_bdl.inference.em import EMFit, fit_em
 from pyro_bdl.inference.fit import Fit, Progress, fit_svi
 from pyro_bdl.inference.shrink import Shrink
 
-__all__ = ["Fit", "MeanFieldELBO", "Progress", "Shrink", "fit_svi"]
+__all__ = ["EMFit", "Fit", "MeanFieldELBO", "Progress", "Shrink", "fit_em", "fit_svi"]
