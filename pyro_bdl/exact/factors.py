@@ -9,7 +9,7 @@ which Pyro's tensor variable elimination sums (Obermeyer et al. 2019, "Tensor Va
 Graphs"), one plate after the other: the cost is that of a junction tree, not of the table of all values.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,12 +105,15 @@ def factors_of(model: Program, *args: Any, **kwargs: Any) -> Factors:
         return enumerate_factors(model, nesting, args, kwargs)
 
 
-def enumerate_factors(model: Program, nesting: int, args: Any, kwargs: Any) -> Factors:
-    """The factors of all sites but the continuous latent ones; those are left to the handlers around.
+def enumerate_factors(
+    model: Program, nesting: int, args: Any, kwargs: Any, *, left_out: Collection[str] = ()
+) -> Factors:
+    """The factors of a program, as `factors_of`, in a run that the handlers around see.
 
     Args:
         model, args, kwargs: the program.
         nesting: how many of its dimensions on the right are plates.
+        left_out: sites that are no factors; read after the run.
 
     Raises:
         UnsupportedModelError: see `factors_of`.
@@ -119,6 +122,8 @@ def enumerate_factors(model: Program, nesting: int, args: Any, kwargs: Any) -> F
     try:
         with pyro.validation_enabled(False):
             trace: Any = poutine.trace(program).get_trace(*args, **kwargs)
+            for name in left_out:
+                trace.remove_node(name)
             trace.compute_log_prob()
             trace.pack_tensors()
     except InputError:
@@ -141,8 +146,6 @@ def _read(trace: Any) -> Factors:
             require_whole(name, site["fn"])
             continue
         if not site["is_observed"]:
-            if "_enumerate_symbol" not in site["infer"]:
-                continue
             symbols[name] = site["infer"]["_enumerate_symbol"]
             plates[name] = "".join(trace.plate_to_symbol[f.name] for f in site["cond_indep_stack"] if f.vectorized)
         log[name] = site["packed"]["log_prob"]

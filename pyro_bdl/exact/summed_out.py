@@ -5,6 +5,7 @@ from typing import Any
 
 import pyro
 from pyro import poutine
+from pyro.poutine.subsample_messenger import _Subsample
 
 from pyro_bdl.exact.factors import Program, enumerate_factors
 from pyro_bdl.exact.plates import plate_nesting
@@ -17,7 +18,8 @@ def sum_out(model: Program) -> Callable[..., None]:
 
     Its latent sites are those of `model` that are not discrete; discrete and observed sites are gone, and the sum over
     them enters as the factor "summed out". So `SGLD`, `NUTS` or any guide goes with a mixture or a hidden Markov
-    model as it stands, and the gradient is Fisher's identity, by autograd through the sum.
+    model as it stands, and the gradient is Fisher's identity, by autograd through the sum. Pyro's enumeration does not
+    go through `torch.vmap`: `sample_chains` draws its chains one after another (`chain_method="sequential"`).
 
     Args:
         model: a Pyro program, see `factors_of`.
@@ -40,19 +42,25 @@ def sum_out(model: Program) -> Callable[..., None]:
 
     def summed_out(*args: Any, **kwargs: Any) -> None:
         nonlocal nesting
-        if nesting is None:  # a run that draws from the priors, which not all go through torch.vmap
+        if nesting is None:  # by a run of its own, once
             nesting = plate_nesting(model, args, kwargs)
-        with poutine.block(expose_fn=_is_continuous_latent):
-            factors = enumerate_factors(model, nesting, args, kwargs)
+        shown: list[str] = []
+
+        def show(site: Any) -> bool:
+            """What the handlers around see; they may condition it, so that it has to be noted here."""
+            if site["type"] == "sample" and _is_continuous_latent(site):
+                shown.append(site["name"])
+                return True
+            return site["type"] == "param"
+
+        with poutine.block(expose_fn=show):
+            factors = enumerate_factors(model, nesting, args, kwargs, left_out=shown)
         pyro.factor("summed out", factors.log_total())
 
     return summed_out
 
 
 def _is_continuous_latent(site: Any) -> bool:
-    if site["type"] == "param":
-        return True
-    return (
-        site["type"] == "sample" and not site["is_observed"]
-        and type(site["fn"]).__name__ != "_Subsample" and not getattr(site["fn"], "has_enumerate_support", False)
-    )  # fmt: skip
+    if site["is_observed"] or isinstance(site["fn"], _Subsample):
+        return False
+    return not getattr(site["fn"], "has_enumerate_support", False)

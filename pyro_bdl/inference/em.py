@@ -12,7 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_bdl.errors import InputError, NumericalError
-from pyro_bdl.exact import Factors, factors_of
+from pyro_bdl.exact import Factors
+from pyro_bdl.exact.factors import enumerate_factors
+from pyro_bdl.exact.plates import plate_nesting, require_discrete
 from pyro_bdl.inference.expectation import Expectation, expect
 from pyro_bdl.inference.maximisation import Parameters, climb
 
@@ -134,10 +136,17 @@ class _Problem:
 
     def __init__(self, model: Callable[..., Any], args: tuple[Any, ...], parameters: Parameters) -> None:
         self.model, self.args, self.parameters = model, args, parameters
+        self._nesting: int | None = None
 
     def factors(self, values: Mapping[str, Tensor]) -> Factors:
-        given = poutine.substitute(poutine.condition(self.model, data=dict(values)), data=dict(values))
-        return factors_of(given, *self.args)
+        sites = {name: value for name, value in values.items() if name in self.parameters.sites}
+        params = {name: value for name, value in values.items() if name not in sites}
+        given = poutine.condition(self.model, data=sites)
+        given = poutine.substitute(given, data=params) if params else given
+        if self._nesting is None:
+            self._nesting = plate_nesting(given, self.args, {}, check=require_discrete)
+        with poutine.block():
+            return enumerate_factors(given, self._nesting, self.args, {})
 
     def expect(self, values: Mapping[str, Tensor]) -> Expectation:
         return expect(self.factors(values))

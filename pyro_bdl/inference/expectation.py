@@ -9,6 +9,7 @@ so that one gradient of the sum gives all the weights (Darwiche 2003; Eisner 201
 algorithms are just backprop").
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -54,13 +55,14 @@ def expect(factors: Factors) -> Expectation:
     leaves = {site: log.detach().clone().requires_grad_() for site, log in factors.log.items()}
     total = factors.log_total(leaves)
     weights = dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
-    if not bool(torch.isfinite(total)) or not all(bool(torch.isfinite(weight).all()) for weight in weights.values()):
+    bound = float(total.detach())
+    if not math.isfinite(bound) or not all(bool(torch.isfinite(weight).all()) for weight in weights.values()):
         bad = [site for site, log in factors.log.items() if not bool(torch.isfinite(log).all())]
         raise NumericalError(
-            f"the log density of {', '.join(bad) or 'the model'} is not finite: the log of the sum is {float(total)}"
+            f"the log density of {', '.join(bad) or 'the model'} is not finite: the log of the sum is {bound}"
         )
     found = {site: _marginal(factors, weights[site], site) for site in factors.symbols}
-    return Expectation(float(total), weights, found)
+    return Expectation(bound, weights, found)
 
 
 def _marginal(factors: Factors, weight: Tensor, site: str) -> Tensor:

@@ -22,10 +22,12 @@ class Parameters:
     Attributes:
         first: their first values.
         supports: where each may be.
+        sites: the names of those that are sample sites.
     """
 
     first: Mapping[str, Tensor]
     supports: Mapping[str, Any]
+    sites: frozenset[str]
 
     @classmethod
     def of(cls, model: Callable[..., Any], args: tuple[Any, ...]) -> "Parameters":
@@ -36,15 +38,16 @@ class Parameters:
         """
         with torch.no_grad(), poutine.block():
             trace: Any = poutine.trace(model).get_trace(*args)
-        first, supports = {}, {}
+        first, supports, sites = {}, {}, set()
         for name, site in trace.nodes.items():
             if site["type"] == "param":
                 first[name], supports[name] = site["value"].detach().clone(), site["kwargs"]["constraint"]
             elif _is_continuous_latent(site):
                 first[name], supports[name] = site["value"].detach().clone(), site["fn"].support
+                sites.add(name)
         if not first:
             raise InputError("the model", expected="a pyro.param or a continuous latent site, to fit", got="neither")
-        return cls(first, supports)
+        return cls(first, supports, frozenset(sites))
 
     def start(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The first values, with those given instead.
