@@ -29,7 +29,7 @@ AXES = ("petal length (sd)", "petal width (sd)")
 
 @dataclass
 class Options:
-    """One Pyro model, three fits, the same data and start."""
+    """One Pyro model, three fits, the same data."""
 
     out: Path = Path("out/gaussian_mixture")
     """where the table and the figures are written"""
@@ -63,7 +63,7 @@ def main(options: Options) -> list[Row]:
     best = max(range(len(fits)), key=lambda i: fits[i].bounds[-1])
     noise: dict[str, Any] = {"seed": options.seed, "progress": options.progress}
     svi = by_svi(mixture, train, starts[0], settings, **noise)
-    sgld = by_sgld(mixture, train, starts[0], settings, **noise)
+    sgld = by_sgld(mixture, train, fits[best].values, settings, **noise)
     point = {name: value[None] for name, value in fits[best].values.items()}
     em = Method(f"EM, the best of {len(fits)} starts", [fits[best].bounds], point, seconds)
     rows = [row_of(mixture, method, train, test) for method in (em, svi, sgld)]

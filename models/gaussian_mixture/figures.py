@@ -36,10 +36,10 @@ def bounds(fits: Sequence[bdl.EMFit], best: int, svi: Method, sgld: Method) -> F
     style.label(middle, x="step", y="evidence lower bound (nats)", title="SVI: a noisy bound on log p(x)")
     for trace, colour in zip(sgld.trace, style.colours(len(sgld.trace)), strict=True):
         right.plot(trace, color=colour, linewidth=0.7)
-    style.label(right, x="update", y="log p(x, u) (nats)", title="SGLD: the density where each chain is")
+    style.label(right, x="update", y="log p(x, u) (nats)", title="SGLD from the best of EM: its density")
     for ax, values in ((middle, svi.trace[0]), (right, [v for trace in sgld.trace for v in trace])):
         top = max(values)
-        ax.set_ylim(top - 150, top + 8)
+        ax.set_ylim(top - (150 if ax is middle else 40), top + 4)
     style.headline(figure, "One mixture, three fits: what each climbs")
     return figure
 

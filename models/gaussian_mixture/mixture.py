@@ -52,6 +52,18 @@ class Mixture:
 
     def __call__(self, x: Tensor) -> None:
         """The Pyro program."""
+        values = self._parameters()
+        root = self.root(values["squares"], values["above"])
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Categorical(values["weights"]))
+            pyro.sample("x", dist.MultivariateNormal(values["loc"][z], scale_tril=root[z]), obs=x)
+
+    def summed(self, x: Tensor) -> None:
+        """The same program with z summed out by hand, for many chains at once: `sum_out` does not go through vmap."""
+        values = self._parameters()
+        pyro.factor("x", self.densities({name: value[None] for name, value in values.items()}, x).sum())
+
+    def _parameters(self) -> Values:
         one = torch.ones((), dtype=torch.float64)
         above = self.dimension * (self.dimension - 1) // 2
         with poutine.mask(mask=self.priors):
@@ -59,13 +71,9 @@ class Mixture:
             with pyro.plate("components", self.components):
                 squares = pyro.sample("squares", dist.Chi2(self.chi_squared).to_event(1))
                 entries = pyro.sample("above", dist.Normal(0 * one, one).expand([above]).to_event(1))
-                root = self.root(squares, entries)
-                loc = pyro.sample(
-                    "loc", dist.MultivariateNormal(torch.zeros_like(squares), scale_tril=root / self.beta**0.5)
-                )
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Categorical(weights))
-            pyro.sample("x", dist.MultivariateNormal(loc[z], scale_tril=root[z]), obs=x)
+                spread = self.root(squares, entries) / self.beta**0.5
+                loc = pyro.sample("loc", dist.MultivariateNormal(torch.zeros_like(squares), scale_tril=spread))
+        return {"weights": weights, "squares": squares, "above": entries, "loc": loc}
 
     def triangle(self, squares: Tensor, above: Tensor) -> Tensor:
         """U, (..., D, D)."""
