@@ -122,7 +122,7 @@ class _StayInTorch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") in LEAVING and not self._sites.drawing:
-            marks = get_provenance((args, kwargs))
+            marks = get_provenance((args, kwargs)) & set(self._sites.plates)  # a pyro.param may leave
             if marks:
                 raise UnsupportedModelError(
                     "the model", expected="sites whose values stay tensors, to be followed to what depends on them",

@@ -64,6 +64,15 @@ def test_edges_are_not_lost_in_silence(rule: str) -> None:
         graph.of(model_of(LOST[rule]))
 
 
+def test_parameters_may_leave_torch() -> None:
+    def model() -> None:
+        scale = float(pyro.param("scale", torch.tensor(2.0)))
+        a = pyro.sample("a", dist.Normal(0.0, scale))
+        pyro.sample("b", dist.Normal(a, pyro.param("scale")))
+
+    assert list(graph.of(model).edges) == [("a", "b")]
+
+
 def test_masks_and_scales_are_edges() -> None:
     """Pyro's own inspection does not see them."""
 
