@@ -5,7 +5,7 @@ by stochastic-gradient MCMC (`SGLD` in Pyro's own `MCMC`), look at the posterior
 `from_pyro_svi`), and turn it into a small network on disk (`compress`).
 """
 
-from pyro_bdl import data, diagnostics, distributions, errors, guides, latent, priors
+from pyro_bdl import data, diagnostics, distributions, errors, graph, guides, latent, priors
 from pyro_bdl.bayesian_module import BayesianModule
 from pyro_bdl.compress import compress
 from pyro_bdl.compression.compressed import CompressedNetwork, load_compressed
@@ -14,7 +14,17 @@ from pyro_bdl.compression.random_code.random_draw import RandomDraw
 from pyro_bdl.compression.retraining import Retraining
 from pyro_bdl.diagnostics import from_chains, from_pyro, from_pyro_svi, guide_draws, log_marginal, predict, predict_locally
 from pyro_bdl.estimators import flipout, local_reparameterization
-from pyro_bdl.inference import Fit, ImportanceWeightedELBO, MeanFieldELBO, Shrink, fit_svi, objective
+from pyro_bdl.exact import sum_out
+from pyro_bdl.inference import (
+    EMFit,
+    Fit,
+    ImportanceWeightedELBO,
+    MeanFieldELBO,
+    Shrink,
+    fit_em,
+    fit_svi,
+    objective,
+)
 from pyro_bdl.latent import SemiSupervisedVAE, VariationalAutoencoder
 from pyro_bdl.observation import Classifier, Regressor
 from pyro_bdl.sgmcmc import (
@@ -49,6 +59,7 @@ __all__ = [
     "Constant",
     "ControlVariate",
     "Cyclical",
+    "EMFit",
     "Fit",
     "ImportanceWeightedELBO",
     "KLBudget",
@@ -69,11 +80,13 @@ __all__ = [
     "distributions",
     "errors",
     "find_step_size",
+    "fit_em",
     "fit_svi",
     "flipout",
     "from_chains",
     "from_pyro",
     "from_pyro_svi",
+    "graph",
     "guide_draws",
     "guides",
     "latent",
@@ -86,4 +99,5 @@ __all__ = [
     "priors",
     "sample_chains",
     "step_size_weighted_mean",
+    "sum_out",
 ]
