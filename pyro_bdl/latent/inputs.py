@@ -1,6 +1,5 @@
 """How a network takes more than one input, such as an image and its class."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -37,10 +36,10 @@ class Summed(nn.Module):
         network: what comes after it; begin with a nonlinearity.
 
     Raises:
-        InputError: in a call, an input that does not end in as many numbers.
+        InputError: in a call, an input whose last dimension is another; flatten images.
 
     >>> net = Summed([6, 3], 4, nn.Sequential(nn.ReLU(), nn.Linear(4, 2)))
-    >>> net(torch.zeros(5, 2, 3), torch.zeros(10, 1, 3)).shape
+    >>> net(torch.zeros(5, 6), torch.zeros(10, 1, 3)).shape
     torch.Size([10, 5, 2])
     """
 
@@ -53,14 +52,8 @@ class Summed(nn.Module):
         self.network = network
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """The network's output, for inputs (\\*leading, \\*any) whose leading dimensions broadcast."""
-        flat = [_flattened(value, size) for value, size in zip(inputs, self.sizes, strict=True)]
-        return self.network(sum(layer(value) for layer, value in zip(self.first, flat, strict=True)))
-
-
-def _flattened(value: Tensor, size: int) -> Tensor:
-    """The last dimensions that together have `size` numbers, as one."""
-    for rank in range(1, value.dim()):
-        if math.prod(value.shape[-rank:]) == size:
-            return value.flatten(-rank)
-    raise InputError("an input", expected=f"rows of {size} numbers", got=f"shape {tuple(value.shape)}")
+        """The network's output, for inputs (\\*leading, size) whose leading dimensions broadcast."""
+        for value, size in zip(inputs, self.sizes, strict=True):
+            if value.dim() < 2 or value.shape[-1] != size:
+                raise InputError("an input", expected=f"rows of {size} numbers", got=f"shape {tuple(value.shape)}")
+        return self.network(sum(layer(value) for layer, value in zip(self.first, inputs, strict=True)))
