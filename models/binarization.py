@@ -10,7 +10,9 @@ from pyro_bdl.errors import InputError
 
 
 class DynamicallyBinarized:
-    """Batches for `fit_svi` in which each pixel is white with its grey value as the probability (Burda et al. 2016, section 5).
+    """Batches for `fit_svi` whose pixels are white with the probability that their grey value is.
+
+    As in Burda, Grosse & Salakhutdinov (2016), section 5.
 
     Order and pixels come from torch's global generator, whose state `fit_svi` keeps in its checkpoints.
 
@@ -31,7 +33,8 @@ class DynamicallyBinarized:
             got = f"{len(x)} images, batches of {batch_size}"
             raise InputError("the data", expected="at least one image, and one a batch", got=got)
         if not bool(((x >= 0) & (x <= 1)).all()):
-            raise InputError("the images", expected="grey values in [0, 1]", got=f"{float(x.min())} to {float(x.max())}")
+            got = f"{float(x.min())} to {float(x.max())}"
+            raise InputError("the images", expected="grey values in [0, 1]", got=got)
         self.x, self.batch_size = x, batch_size
 
     def __len__(self) -> int:

@@ -28,7 +28,7 @@ def begin_at(decoder: nn.Module, mean: Tensor) -> nn.Module:
 
 def summed(first: Sequence[int], sizes: Sequence[int], nonlinearity: type[nn.Module] = nn.Softplus) -> Summed:
     """A multilayer perceptron of several inputs of `first` numbers, with hidden layers and outputs of `sizes`."""
-    rest = dense(sizes, nonlinearity)[1:]
+    _, *rest = dense(sizes, nonlinearity)
     return Summed(first, sizes[0], nn.Sequential(nonlinearity(), *rest))
 
 
@@ -42,14 +42,17 @@ def convolutional_encoder(image_shape: Sequence[int], outputs: int, width: int =
     )  # fmt: skip
 
 
-def convolutional_decoder(latent_size: int, image_shape: Sequence[int], numbers: int = 1, width: int = 32) -> nn.Sequential:
-    """The encoder backwards: from `latent_size` numbers to `numbers` channels for each of the image's, whose sides are multiples of 4."""
+def convolutional_decoder(
+    latent_size: int, image_shape: Sequence[int], numbers: int = 1, width: int = 32
+) -> nn.Sequential:
+    """The encoder backwards, to `numbers` channels for each of the image's, whose sides are multiples of 4."""
     channels, height, columns = image_shape
     rows, columns = height // 4, columns // 4
     return nn.Sequential(
         nn.Linear(latent_size, 8 * width), nn.ReLU(), nn.Linear(8 * width, 2 * width * rows * columns), nn.ReLU(),
         nn.Unflatten(1, (2 * width, rows, columns)),
-        nn.ConvTranspose2d(2 * width, width, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(width, numbers * channels, 4, 2, 1),
+        nn.ConvTranspose2d(2 * width, width, 4, 2, 1), nn.ReLU(),
+        nn.ConvTranspose2d(width, numbers * channels, 4, 2, 1),
     )  # fmt: skip
 
 

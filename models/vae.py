@@ -3,7 +3,6 @@
 python -m models.vae --data digits
 """
 
-import json
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -51,7 +50,7 @@ class Options:
     latent_size: int = 50
     """latent numbers of an image"""
     decoder_prior: Literal["none", "gaussian", "group-normal-jeffreys"] = "none"
-    """random weights of the decoder: under a node prior units and latent numbers that are not needed are switched off"""
+    """random weights of the decoder: a node prior switches off the units and latent numbers that are not needed"""
     beta: float = 1.0
     """the weight of the KL (elbo only)"""
     free_bits: float = 0.0
@@ -74,7 +73,10 @@ class Options:
 
 BOUND_DRAWS = 20
 EPOCHS = {"digits": 300, "mnist": 400, "fashion_mnist": 400, "binarized_mnist": 400}
-PRIORS = {"gaussian": lambda: bdl.priors.Gaussian(1.0), "group-normal-jeffreys": bdl.priors.GroupNormalJeffreys}
+PRIORS: dict[str, Any] = {
+    "gaussian": lambda: bdl.priors.Gaussian(1.0),
+    "group-normal-jeffreys": bdl.priors.GroupNormalJeffreys,
+}
 
 
 def build(options: Options, x: Tensor) -> bdl.VariationalAutoencoder:
@@ -148,7 +150,8 @@ def run(options: Options) -> list[dict[str, Any]]:
     }  # fmt: skip
     console = Console(width=160)
     written = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
-    report([row], title=f"{options.data}, {options.evaluate}", name="vae", out=options.out, settings=written, console=console)
+    title = f"{options.data}, {options.evaluate}"
+    report([row], title=title, name="vae", out=options.out, settings=written, console=console)
     figures.draw(vae, held, labels, history.losses, numbers, options.out)
     console.print(f"table, figures and ArviZ data are in {options.out}/")
     return [row]

@@ -12,7 +12,15 @@ from pyro_bdl.compression.compressed import CompressedNetwork, load_compressed
 from pyro_bdl.compression.random_code.kl_budget import KLBudget
 from pyro_bdl.compression.random_code.random_draw import RandomDraw
 from pyro_bdl.compression.retraining import Retraining
-from pyro_bdl.diagnostics import from_chains, from_pyro, from_pyro_svi, guide_draws, log_marginal, predict, predict_locally
+from pyro_bdl.diagnostics import (
+    from_chains,
+    from_pyro,
+    from_pyro_svi,
+    guide_draws,
+    log_marginal,
+    predict,
+    predict_locally,
+)
 from pyro_bdl.estimators import flipout, local_reparameterization
 from pyro_bdl.exact import sum_out
 from pyro_bdl.inference import (

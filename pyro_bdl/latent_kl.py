@@ -32,7 +32,7 @@ def base_law(law: Any) -> Any:
 
 @torch.no_grad()
 def latent_kl(model: Callable[..., Any], guide: Callable[..., Any], *data: Any) -> dict[str, Tensor]:
-    r"""The KL in nats of each latent number of data points, :math:`\frac 1N \sum_n KL(q(z_{nj} \mid x_n)\, \|\, p(z_{nj}))`.
+    r"""The KL in nats of each latent number, :math:`\frac 1N \sum_n KL(q(z_{nj} \mid x_n)\, \|\, p(z_{nj}))`.
 
     A number that the model does not use has the prior for its posterior, and a KL of zero; the literature counts those
     above 0.01 as active (after Burda, Grosse & Salakhutdinov 2016, section 5.2, who take a variance).
@@ -57,8 +57,9 @@ def latent_kl(model: Callable[..., Any], guide: Callable[..., Any], *data: Any) 
         node = model_trace.nodes.get(name)
         if node is None or not posterior["cond_indep_stack"]:
             continue
-        kl = closed_form_kl(base_law(posterior["fn"]), base_law(node["fn"])) if posterior["fn"].has_rsample else None
+        q: Any = posterior["fn"]
+        p: Any = node["fn"]
+        kl = closed_form_kl(base_law(q), base_law(p)) if q.has_rsample else None
         if kl is not None:
-            event = tuple(node["fn"].event_shape)
-            found[name] = kl.reshape(-1, *event).mean(0)
+            found[name] = kl.reshape(-1, *p.event_shape).mean(0)
     return found

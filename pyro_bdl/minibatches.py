@@ -31,8 +31,8 @@ class Minibatches:
         data: a tensor or a *tuple* of tensors with the same first dimension N, from which batches of `batch_size` are
             drawn without replacement, newly shuffled each epoch; or a `torch.utils.data.DataLoader`; or any other
             iterable of batches that can be gone through more than once (a *list* of tuples, say). Each batch of an
-            iterable is a tensor or a tuple or list of tensors with the same first dimension, the positional arguments of
-            the model; or a `Batch`, whose first tensor alone counts the data points.
+            iterable is a tensor or a tuple or list of tensors with the same first dimension, the positional arguments
+            of the model; or a `Batch`, whose first tensor alone counts the data points.
         batch_size: B, for tensors only; at most N. Default: all of the data.
         size: N, for an iterable whose size is not known otherwise (a `DataLoader` knows its own).
         shuffle: a new order each epoch; for tensors only.

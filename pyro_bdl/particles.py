@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pyro
-import torch
 from pyro.distributions import Independent
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
@@ -37,7 +36,9 @@ class Particles(pyro.plate):
 
 
 class Weighed(NamedTuple):
-    r"""Draws :math:`z_{kn} \sim q(z \mid x_n)` and their weights :math:`\log w_{kn} = \log p(x_n, z_{kn}) - \log q(z_{kn} \mid x_n)`.
+    r"""Draws :math:`z_{kn} \sim q(z \mid x_n)` and what they weigh.
+
+    .. math:: \log w_{kn} = \log p(x_n, z_{kn}) - \log q(z_{kn} \mid x_n)
 
     Attributes:
         log_weights: (K, B).
@@ -52,7 +53,9 @@ class Weighed(NamedTuple):
     shared: list[tuple[Node, Node]]
 
 
-def traces(model: Callable[..., Any], guide: Callable[..., Any], data: Any, options: Any, count: int) -> tuple[Any, Any]:
+def traces(
+    model: Callable[..., Any], guide: Callable[..., Any], data: Any, options: Any, count: int
+) -> tuple[Any, Any]:
     """The traces of model and guide, with `count` draws of each data point's latent variables."""
     with Particles(count):
         guide_trace = Record.of(guide, *data, **options)
@@ -86,7 +89,8 @@ def weighed(model_trace: Any, guide_trace: Any, *, posterior_law: Callable[[Any]
             total = total + node["fn"].log_prob(node["value"])
             scales.add(float(node["scale"]))
         elif node["is_observed"]:
-            raise UnsupportedModelError(f"the observed site {node['name']}", expected="one in the data plate", got="none")
+            site = f"the observed site {node['name']}"
+            raise UnsupportedModelError(site, expected="one in the data plate", got="none")
     names = {node["name"] for node in _sites(guide_trace)} - {node["name"] for node in _sites(model_trace)}
     if names or not pairs[True] or len(scales) != 1:
         raise UnsupportedModelError(
@@ -101,7 +105,11 @@ def detached(law: Any) -> Any:
     if isinstance(law, Independent):
         return Independent(detached(law.base_dist), law.reinterpreted_batch_ndims)
     own = {name: value.detach() for name in law.arg_constraints if isinstance(value := law.__dict__.get(name), Tensor)}
-    return type(law)(**own, validate_args=False)
+    try:
+        return type(law)(**own, validate_args=False)
+    except (TypeError, ValueError) as error:
+        kind = type(law).__name__
+        raise UnsupportedModelError("a guide's law", expected="one made of its own parameters", got=kind) from error
 
 
 def log_mean_exp(log_weights: Tensor) -> Tensor:
@@ -111,9 +119,9 @@ def log_mean_exp(log_weights: Tensor) -> Tensor:
 
 def _sites(trace: Any) -> Iterator[Node]:
     for node in trace.nodes.values():
-        if node["type"] == "sample" and not isinstance(node["fn"], _Subsample):
-            if not node["infer"].get("_deterministic"):
-                yield node
+        if node["type"] != "sample" or isinstance(node["fn"], _Subsample) or node["infer"].get("_deterministic"):
+            continue
+        yield node
 
 
 def _plates(node: Any) -> Sequence[Any]:

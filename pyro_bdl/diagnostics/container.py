@@ -5,10 +5,12 @@ for Pyro. Both are built here, from the same dictionaries of NumPy arrays.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
+
+import numpy as np
 
 from pyro_bdl.diagnostics.conversion import Groups
 from pyro_bdl.errors import InputError
@@ -91,16 +93,27 @@ def _quiet_import() -> Iterator[None]:
         yield
 
 
-def pareto_k(log_weights: Any) -> Any:
-    """The shape of the upper tail of importance weights (points, draws), one a point (Vehtari et al. 2024)."""
+def pareto_k(log_weights: np.ndarray) -> np.ndarray:
+    """The shape of the upper tail of importance weights (points, draws), one a point (Vehtari et al. 2024).
+
+    Infinite for fewer than 25 draws, whose tail is too short for a fit, and minus infinity where the weights are equal
+    to a thousandth, which have no tail.
+    """
+    k = np.where(np.ptp(log_weights, -1) < 1e-3, -np.inf, np.inf)
+    some = k > 0
+    if log_weights.shape[-1] >= 25 and some.any():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large k, which is the answer
+            k[some] = _psis()(log_weights[some])
+    return k
+
+
+def _psis() -> Callable[[np.ndarray], np.ndarray]:
+    """The fit of the installed ArviZ."""
     with _quiet_import():
         import arviz
     if hasattr(arviz, "psislw"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large k, which is the answer
-            return arviz.psislw(log_weights)[1]
+        return lambda log_weights: arviz.psislw(log_weights)[1]
     from arviz_stats.base import array_stats
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return array_stats.psislw(-log_weights, axis=-1)[1]  # it takes what loo has, the negative
+    return lambda log_weights: array_stats.psislw(-log_weights, axis=-1)[1]  # it takes what loo has, the negative

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -22,7 +21,8 @@ class LogMarginal:
         value: log p(x) of each (N,), in nats.
         effective_sample_size: of each (N,): (sum of weights)^2 / sum of squared weights, between 1 and S.
         pareto_k: of each (N,), the shape of the weights' upper tail. Above 0.7 the estimate is not to be trusted: it is
-            then likely too low, since the largest weights were not met.
+            then likely too low, since the largest weights were not met. Infinite for fewer than 25 draws, minus
+            infinity where all weights are equal.
     """
 
     value: Tensor
@@ -81,27 +81,30 @@ def log_marginal(
     """
     if not data or len(data[0]) == 0:
         raise InputError("data", expected="at least one row", got="none")
+    if any(len(tensor) != len(data[0]) for tensor in data):
+        got = ", ".join(str(len(tensor)) for tensor in data)
+        raise InputError("data", expected="tensors with as many rows", got=got)
     if num_samples < 1 or rows_at_once < 1:
         got = f"{num_samples} and {rows_at_once}"
         raise InputError("num_samples and rows_at_once", expected="at least 1", got=got)
     rows = min(len(data[0]), max(1, rows_at_once // min(num_samples, 100)))
     draws = max(1, rows_at_once // rows)
-    parts = []
+    parts: list[tuple[Tensor, ...]] = []
     batches = zip(*(tensor.split(rows) for tensor in data), strict=True)
     total = -(-len(data[0]) // rows)
     for batch in tqdm(batches, "log marginal", total=total, unit="batch", disable=not progress):
-        counts = [draws] * (num_samples // draws) + [num_samples % draws] * (num_samples % draws > 0)
+        counts = [min(draws, num_samples - done) for done in range(0, num_samples, draws)]
         each = [weighed(*traces(model, guide, batch, {}, count)).log_weights for count in counts]
-        parts.append(_summary(torch.cat(each).double()))
+        parts.append(_summary(torch.cat(each).double(), first=sum(len(part[0]) for part in parts)))
     return LogMarginal(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-def _summary(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of log-weights (S, B): log mean, effective sample size, Pareto k."""
+def _summary(log_weights: Tensor, *, first: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of log-weights (S, B), of the rows from `first` on: log mean, effective sample size, Pareto k."""
     value = log_mean_exp(log_weights)
     if not bool(torch.isfinite(value).all()):
         row = int((~torch.isfinite(value)).nonzero()[0])
-        raise NumericalError(f"the log marginal of row {row} of a batch is {float(value[row])}")
+        raise NumericalError(f"the log marginal of row {first + row} is {float(value[row])}")
     normalised = log_weights.softmax(0)
     k = pareto_k(log_weights.T.numpy(force=True))
-    return value.float(), (1 / normalised.square().sum(0)).float(), torch.as_tensor(np.asarray(k)).float()
+    return value.float(), (1 / normalised.square().sum(0)).float(), torch.as_tensor(k).float()

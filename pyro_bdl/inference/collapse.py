@@ -27,8 +27,8 @@ def warn_of_collapse(model: Any, guide: Any, plate: SubsampleIndices, batch: Bat
     if used and all(bool((kl < ACTIVE).all()) for kl in used.values()):
         most = max(float(kl.max()) for kl in used.values())
         warnings.warn(
-            f"the posterior has collapsed: no latent number of {', '.join(used)} has a KL above {most:.2g} nats, so that "
-            "the model does without them. Let the KL come in slowly (kl_warmup=), give each number some nats free "
+            f"the posterior has collapsed: no latent number of {', '.join(used)} has a KL above {most:.2g} nats, so "
+            "that the model does without them. Let the KL come in slowly (kl_warmup=), give each number some nats free "
             "(elbo=MeanFieldELBO(free_bits=0.1)), or take a decoder that can do less on its own",
             PosteriorCollapseWarning, stacklevel=3,
         )  # fmt: skip

@@ -27,8 +27,9 @@ class MeanFieldELBO(ELBO):
     (Kingma & Welling 2014, equation 3; beta other than 1: Higgins et al. 2017, equation 4.)
 
     Each KL is in closed form where `torch.distributions.kl` has a rule for the pair (see `pyro_bdl.distributions.kl`),
-    else estimated from the draw, also for guides that are no mean field. No log-probability is computed that is not
-    used. The guide may be any reparameterised Pyro guide, or one within `local_reparameterization` or `flipout`.
+    else estimated from the draw, also for guides that are no mean field, and where a guide draws the latent variables
+    of data points in another order than the model. No log-probability is computed that is not used. The guide may be
+    any reparameterised Pyro guide, or one within `local_reparameterization` or `flipout`.
 
     Discrete sites that the *guide* marks with `infer={"enumerate": "parallel"}` are summed out exactly, all values at
     once, :math:`E_{q(y)}[\,\cdot\,] = \sum_y q(y) [\,\cdot\,]`. For those that only the model has, take Pyro's own

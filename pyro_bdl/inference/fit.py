@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pyro_bdl.compression.random_code.kl_budget import KLBudget
+from pyro_bdl.data_checks import check_finite
 from pyro_bdl.data_plate import SubsampleIndices
 from pyro_bdl.errors import InputError
 from pyro_bdl.estimators import Estimator, flipout, local_reparameterization
@@ -20,7 +21,6 @@ from pyro_bdl.inference.checkpoint import Checkpoint
 from pyro_bdl.inference.collapse import warn_of_collapse
 from pyro_bdl.inference.elbo import MeanFieldELBO
 from pyro_bdl.inference.loop import Loop, readable
-from pyro_bdl.data_checks import check_finite
 from pyro_bdl.inference.options import KLWeight, budget_of, check, shrink_options, weight_of
 from pyro_bdl.inference.shrink import Shrink
 from pyro_bdl.inference.shrinking import Shrinking

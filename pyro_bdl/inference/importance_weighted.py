@@ -8,7 +8,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from pyro_bdl.errors import InputError, UnsupportedModelError
-from pyro_bdl.inference.kl_terms import kl_term
+from pyro_bdl.inference.kl_terms import kl_term, refuse_score_function
 from pyro_bdl.inference.numbers import refuse_non_finite
 from pyro_bdl.particles import Weighed, detached, log_mean_exp, traces, weighed
 
@@ -21,8 +21,9 @@ class ImportanceWeightedELBO(ELBO):
     .. math:: \mathcal L_K = \sum_n E\Big[\log \frac 1K \sum_{k=1}^K w_{nk}\Big], \qquad
               w_{nk} = \frac{p(x_n, z_{nk})}{q(z_{nk} \mid x_n)}, \quad z_{nk} \sim q(z \mid x_n)
 
-    It rises with K from the evidence lower bound (K = 1) to the log evidence. For models with latent variables of single
-    data points in one data plate; what is shared by all, such as random weights, is drawn once and its KL taken off.
+    It rises with K from the evidence lower bound (K = 1) to the log evidence. For models with latent variables of
+    single data points in one data plate; what is shared by all, such as random weights, is drawn once and its KL taken
+    off.
 
     The gradient with respect to the guide has a signal-to-noise ratio that falls with K if it is merely reparameterised
     (Rainforth et al. 2018). "doubly-reparameterised" (Tucker et al. 2019, equation 8) takes the score term out,
@@ -39,7 +40,7 @@ class ImportanceWeightedELBO(ELBO):
     Raises:
         InputError: K below 1, another gradient, a latent site that the guide lacks.
         UnsupportedModelError: no latent variables of single data points, more than one plate around them; with
-            "doubly-reparameterised", more than one latent site or one that is not reparameterised.
+            "doubly-reparameterised", more than one latent site; for gradients, sites that are not reparameterised.
         NumericalError: a bound that is not finite.
 
     >>> import pyro, pyro_bdl as bdl
@@ -74,8 +75,8 @@ class ImportanceWeightedELBO(ELBO):
         """The negative bound as a tensor, whose gradient is the estimator."""
         both = self._get_trace(model, guide, args, kwargs)
         if self.gradient == "reparameterised":
-            return _loss(weighed(*both))
-        draws = weighed(*both, posterior_law=detached)
+            return _loss(_reparameterised(weighed(*both)))
+        draws = _reparameterised(weighed(*both, posterior_law=detached))
         value = _loss(draws)
         normalised = draws.log_weights.detach().softmax(0)
         _weigh_gradient(draws, normalised)
@@ -84,6 +85,13 @@ class ImportanceWeightedELBO(ELBO):
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         return traces(model, guide, args, kwargs, self.num_samples)
+
+
+def _reparameterised(draws: Weighed) -> Weighed:
+    """The draws, if a gradient passes through all of them."""
+    for _, posterior in draws.latent + draws.shared:
+        refuse_score_function(posterior)
+    return draws
 
 
 def _loss(draws: Weighed) -> Tensor:
@@ -101,13 +109,11 @@ def _shared(draws: Weighed) -> Tensor:
 
 def _weigh_gradient(draws: Weighed, normalised: Tensor) -> None:
     """Multiply what comes back to each draw by its normalised weight once more: it is on its way to the guide."""
-    (node, posterior), *more = draws.latent
+    (_, posterior), *more = draws.latent
     value = posterior["value"]
-    if more or not posterior["fn"].has_rsample:
-        raise UnsupportedModelError(
-            "doubly reparameterised gradients", expected="one latent site, reparameterised",
-            got=f"{[node['name'] for node, _ in draws.latent]}",
-        )  # fmt: skip
+    if more:
+        names = [node["name"] for node, _ in draws.latent]
+        raise UnsupportedModelError("doubly reparameterised gradients", expected="one latent site", got=f"{names}")
     if value.requires_grad:
         weights = normalised.reshape(*normalised.shape, *(1,) * len(posterior["fn"].event_shape))
         value.register_hook(lambda gradient: gradient * weights)

@@ -8,8 +8,8 @@ import pyro
 import torch
 from tqdm import tqdm
 
-from pyro_bdl.errors import BDLError, InputError, NumericalError
 from pyro_bdl.data_checks import ObservationCheck, check_finite, check_like
+from pyro_bdl.errors import BDLError, InputError, NumericalError
 from pyro_bdl.inference.shrinking import Shrinking
 from pyro_bdl.inference.steps import Loss, Step
 from pyro_bdl.minibatches import Batch, Minibatches

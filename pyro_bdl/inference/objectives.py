@@ -1,8 +1,9 @@
 """The bounds by their names in the literature."""
 
+import math
 from typing import Any, Literal, get_args
 
-from pyro.infer import Trace_ELBO
+from pyro.infer import Trace_ELBO, TraceGraph_ELBO
 
 from pyro_bdl.errors import InputError
 from pyro_bdl.inference.elbo import MeanFieldELBO
@@ -18,7 +19,7 @@ def objective(name: ObjectiveName, *, num_samples: int = 1, beta: float = 1.0, f
     |---|---|---|
     | `elbo` | `MeanFieldELBO`: KL in closed form | reparameterised |
     | `monte-carlo` | Pyro's `Trace_ELBO`: KL from the draws | reparameterised |
-    | `score-function` | the same, for a guide whose draws let no gradient through | REINFORCE with the guide's baseline |
+    | `score-function` | Pyro's `TraceGraph_ELBO` | REINFORCE with the guide's baseline, where draws let none through |
     | `iwae` | `ImportanceWeightedELBO` of S draws | reparameterised |
     | `dreg` | the same | doubly reparameterised (Tucker et al. 2019) |
 
@@ -35,12 +36,16 @@ def objective(name: ObjectiveName, *, num_samples: int = 1, beta: float = 1.0, f
     'ImportanceWeightedELBO'
     """
     if name == "elbo":
+        if not 0.0 <= beta < math.inf:
+            raise InputError("beta", expected="a finite number, not negative", got=repr(beta))
         return MeanFieldELBO(num_samples, kl_weight=beta, free_bits=free_bits)
     if name not in get_args(ObjectiveName):
         raise InputError("objective", expected=f"one of {get_args(ObjectiveName)}", got=repr(name))
+    if num_samples < 1:
+        raise InputError("num_samples", expected="at least 1", got=str(num_samples))
     if beta != 1.0 or free_bits != 0.0:
         raise InputError(f"beta and free bits with {name}", expected="1 and 0", got=f"{beta} and {free_bits}")
     if name in ("iwae", "dreg"):
         gradient: Any = "reparameterised" if name == "iwae" else "doubly-reparameterised"
         return ImportanceWeightedELBO(num_samples, gradient=gradient)
-    return Trace_ELBO(num_particles=num_samples)
+    return (Trace_ELBO if name == "monte-carlo" else TraceGraph_ELBO)(num_particles=num_samples)

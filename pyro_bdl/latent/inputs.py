@@ -36,7 +36,7 @@ class Summed(nn.Module):
         network: what comes after it; begin with a nonlinearity.
 
     Raises:
-        InputError: in a call, inputs of other sizes.
+        InputError: in a call, an input whose last dimension is another; flatten images.
 
     >>> net = Summed([6, 3], 4, nn.Sequential(nn.ReLU(), nn.Linear(4, 2)))
     >>> net(torch.zeros(5, 6), torch.zeros(10, 1, 3)).shape
@@ -53,7 +53,7 @@ class Summed(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The network's output, for inputs (\\*leading, size) whose leading dimensions broadcast."""
-        got = [value.shape[-1] for value in inputs]
-        if got != self.sizes:
-            raise InputError("the inputs", expected=f"vectors of {self.sizes} numbers", got=f"of {got}")
+        for value, size in zip(inputs, self.sizes, strict=True):
+            if value.dim() < 2 or value.shape[-1] != size:
+                raise InputError("an input", expected=f"rows of {size} numbers", got=f"shape {tuple(value.shape)}")
         return self.network(sum(layer(value) for layer, value in zip(self.first, inputs, strict=True)))

@@ -27,30 +27,31 @@ class Likelihood(ABC):
         """The distribution of x, from outputs (\\*batch, numbers, \\*shape of x); `event_dim` is the rank of x."""
 
     def mean(self, outputs: Tensor, batch_rank: int) -> Tensor:
-        """The mean of x, from outputs with `batch_rank` leading dimensions; in the shape of the outputs, but for `numbers`.
+        """The mean of x, from outputs with `batch_rank` leading dimensions; in their shape, but for `numbers`.
 
         Raises:
             InputError: outputs whose first dimension is no multiple of `numbers`.
         """
-        first, *rest = outputs.shape[batch_rank:]
+        batch, (first, *rest) = outputs.shape[:batch_rank], outputs.shape[batch_rank:]
         if first % self.numbers:
             raise InputError(
                 "the decoder's output", expected=f"a multiple of {self.numbers} units (or channels)", got=str(first)
             )
-        return self(outputs, (first // self.numbers, *rest)).mean
+        shape = (first // self.numbers, *rest)
+        return self.law(outputs.reshape(*batch, self.numbers, *shape), len(shape)).mean
 
-    def __call__(self, outputs: Tensor, shape: Sequence[int]) -> dist.TorchDistribution:
-        """The distribution of observations of this shape, from outputs (\\*batch, \\*any) of one batch dimension or more.
+    def __call__(self, outputs: Tensor, shape: Sequence[int], batch_rank: int = 1) -> dist.TorchDistribution:
+        """The distribution of observations of this shape, from outputs with `batch_rank` leading dimensions.
 
         Raises:
-            InputError: outputs of another number than `numbers` times that of x.
+            InputError: rows of another number of outputs than `numbers` times that of x.
         """
+        batch, row = outputs.shape[:batch_rank], outputs.shape[batch_rank:]
         size = self.numbers * math.prod(shape)
-        batch = _batch_shape(outputs, size)
-        if batch is None:
+        if math.prod(row) != size:
             raise InputError(
                 "the decoder's output", expected=f"{size} numbers a row: {self.numbers} for each of x, whose shape "
-                f"is {tuple(shape)}", got=f"shape {tuple(outputs.shape)}",
+                f"is {tuple(shape)}", got=f"rows of shape {tuple(row)}",
             )  # fmt: skip
         return self.law(outputs.reshape(*batch, self.numbers, *shape), len(shape))
 
@@ -75,13 +76,32 @@ class ContinuousBernoulli(Likelihood):
     Bernoulli mass is not on grey values.
 
     >>> import torch
-    >>> ContinuousBernoulli()(torch.zeros(2, 3), (3,)).log_prob(torch.full((2, 3), 0.3))  # uniform
-    tensor([0., 0.])
+    >>> ContinuousBernoulli()(torch.zeros(2, 3), (3,)).log_prob(torch.full((2, 3), 0.3)).exp()  # uniform
+    tensor([1.0000, 1.0000])
     """
 
     def law(self, outputs: Tensor, event_dim: int) -> dist.TorchDistribution:
         """The distribution of x."""
-        return dist.ContinuousBernoulli(logits=outputs.squeeze(-event_dim - 1)).to_event(event_dim)
+        return _ContinuousBernoulli(logits=outputs.squeeze(-event_dim - 1)).to_event(event_dim)
+
+
+class _ContinuousBernoulli(dist.ContinuousBernoulli):
+    """With the normaliser and the mean of any logit o; torch's cut the probability near 0 and 1, and so |o| at 16."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        r"""x o - softplus(o) + log C, where :math:`C = o / \tanh(o / 2)`."""
+        if self._validate_args:
+            self._validate_sample(value)
+        size = self.logits.abs().clamp_min(1e-3)  # C is 2 at o = 0
+        log_c = (size / (0.5 * size).tanh()).log()
+        return value * self.logits - F.softplus(self.logits) + log_c
+
+    @property
+    def mean(self) -> Tensor:
+        r""":math:`(1 - e^{-o})^{-1} - 1/o`, and near o = 0 the first terms of its series."""
+        near = self.logits.abs() < 0.05
+        o = self.logits.where(~near, 1.0)
+        return (0.5 + self.logits / 12).where(near, -1 / torch.expm1(-o) - 1 / o)
 
 
 class Gaussian(Likelihood):
@@ -89,8 +109,8 @@ class Gaussian(Likelihood):
 
     Args:
         scale: the standard deviation. A number: known, in the units of x. `"learned"`: the decoder's second half of
-            outputs gives one for each number of x, :math:`\sigma_d = \mathrm{softplus}(o'_d) + 10^{-3}`; the floor keeps
-            constant numbers (a pixel that is always black) from an infinite density. Default `"learned"`.
+            outputs gives one for each number of x, :math:`\sigma_d = \mathrm{softplus}(o'_d) + 10^{-3}`; the floor
+            keeps constant numbers (a pixel that is always black) from an infinite density. Default `"learned"`.
 
     Raises:
         InputError: a scale that is neither.
@@ -166,11 +186,3 @@ class Poisson(Likelihood):
     def law(self, outputs: Tensor, event_dim: int) -> dist.TorchDistribution:
         """The distribution of x."""
         return dist.Poisson(F.softplus(outputs.squeeze(-event_dim - 1)) + self.floor).to_event(event_dim)
-
-
-def _batch_shape(outputs: Tensor, size: int) -> torch.Size | None:
-    """The leading dimensions of outputs, at least one, after which there are `size` numbers."""
-    for rank in range(1, outputs.dim()):
-        if math.prod(outputs.shape[rank:]) == size:
-            return outputs.shape[:rank]
-    return None

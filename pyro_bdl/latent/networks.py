@@ -34,8 +34,8 @@ def as_layers(what: str, networks: nn.Module | Sequence[nn.Module]) -> nn.Module
 def run(network: nn.Module, *inputs: Tensor, ranks: Sequence[int]) -> Tensor:
     """The network's outputs over all leading dimensions, such as those of particles or of enumerated classes.
 
-    A network sees one batch dimension, unless it says `broadcasts = True`: its inputs, made vectors, then keep leading
-    dimensions of size 1, and what depends on one input only is computed once.
+    A network sees one batch dimension, unless it says `broadcasts = True`: its inputs are then (\\*leading, numbers),
+    with leading dimensions that may be of size 1, so that what depends on one input only is computed once.
 
     Args:
         network: takes `inputs` and gives one row of outputs for each of theirs.
@@ -46,7 +46,7 @@ def run(network: nn.Module, *inputs: Tensor, ranks: Sequence[int]) -> Tensor:
     torch.Size([4, 5, 3])
     """
     if getattr(network, "broadcasts", False):
-        return network(*(value.flatten(-rank) for value, rank in zip(inputs, ranks, strict=True)))
+        return network(*(value.flatten(value.dim() - rank) for value, rank in zip(inputs, ranks, strict=True)))
     leading = [value.shape[: value.dim() - rank] for value, rank in zip(inputs, ranks, strict=True)]
     if all(len(shape) == 1 for shape in leading):
         return network(*inputs)
@@ -116,7 +116,7 @@ def data_plate(rows: int, size: int | None) -> Any:
 
 
 def observe(site: str, law: Any, value: Tensor | None) -> Tensor:
-    """`pyro.sample` of an observed site; while Pyro's validation is on, a value outside the support is an `InputError`."""
+    """`pyro.sample` of an observed site; under Pyro's validation a value outside the support is an `InputError`."""
     if value is not None and Distribution._validate_args:
         with ObservationCheck(), pyro.validation_enabled(False):
             return pyro.sample(site, law, obs=value)

@@ -1,12 +1,15 @@
 """The weights of Bayesian networks within a latent-variable model."""
 
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from pyro import poutine
-from torch import Tensor, nn
+from torch import nn
 
 from pyro_bdl.bayesian_module import BayesianModule
 from pyro_bdl.guides import AutoMeanField
+
+Result = TypeVar("Result")
 
 
 def bayesian_modules(*networks: nn.Module) -> Iterator[BayesianModule]:
@@ -38,7 +41,7 @@ class RandomWeights(nn.Module):
         if self.guide is not None:
             self.guide()
 
-    def drawn(self, run: Callable[[], Tensor]) -> Tensor:
+    def drawn(self, run: Callable[[], Result]) -> Result:
         """What a function returns when the weights are one draw of their posterior."""
         if self.guide is None:
             return run()

@@ -21,6 +21,16 @@ class Code(NamedTuple):
     style: Tensor
     label: Tensor
 
+    @property
+    def batch(self) -> torch.Size:
+        """The shape of both together."""
+        return torch.broadcast_shapes(self.style.shape[:-1], self.label.shape[:-1])
+
+    @property
+    def rank(self) -> int:
+        """How many dimensions that has."""
+        return len(self.batch)
+
 
 class SemiSupervisedVAE(nn.Module):
     r"""The model M2 of Kingma, Rezende, Mohamed & Welling (2014): a class y and a style z make x.
@@ -104,7 +114,7 @@ class SemiSupervisedVAE(nn.Module):
             code = self.code(len(x), y)
         (outputs,) = self.decoded(code)
         with plate:
-            observe("x", self.likelihood(outputs, x.shape[1:]), x)
+            observe("x", self.likelihood(outputs, x.shape[1:], code.rank), x)
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
         """The style of x (B, \\*shape), and its class unless y (B,) tells it."""
@@ -113,7 +123,7 @@ class SemiSupervisedVAE(nn.Module):
             self.recognise(x, y)
 
     def with_labels(self, *, size: int | None = None, alpha: float = 0.1) -> SemiSupervisedPair:
-        """Model and guide of unlabelled beside labelled data, called with (x, labelled x, y): see `SemiSupervisedPair`."""
+        """Model and guide of unlabelled x beside labelled x and y, see `SemiSupervisedPair`."""
         return SemiSupervisedPair(self, size=size, alpha=alpha)
 
     @torch.no_grad()
@@ -124,7 +134,7 @@ class SemiSupervisedVAE(nn.Module):
     @torch.no_grad()
     def style(self, x: Tensor, y: Tensor) -> dist.TorchDistribution:
         """q(z | x, y), a normal with event shape (D,)."""
-        return self._style(x, self.one_hot(y))
+        return normal_of(self._encoded(x, y), self.latent_size, "the encoder")
 
     @torch.no_grad()
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
@@ -132,8 +142,8 @@ class SemiSupervisedVAE(nn.Module):
 
         With a style held and the label varied: analogies.
         """
-        outputs = self.weights.drawn(lambda: run(self.decoder, z, self.one_hot(y), ranks=[1, 1]))
-        return self.likelihood.mean(outputs, z.dim() - 1)
+        code = Code(z, self.one_hot(y))
+        return self.likelihood.mean(self.weights.drawn(lambda: run(self.decoder, *code, ranks=[1, 1])), code.rank)
 
     def one_hot(self, y: Tensor) -> Tensor:
         """A class as C zeros and ones."""
@@ -149,7 +159,7 @@ class SemiSupervisedVAE(nn.Module):
     def decoded(self, *codes: Code) -> list[Tensor]:
         """What the decoder puts out for each group of codes, in one call, since its weights may be random."""
         register(self.decoder, f"{self.name}.decoder")
-        shapes = [torch.broadcast_shapes(code.style.shape[:-1], code.label.shape[:-1]) for code in codes]
+        shapes = [code.batch for code in codes]
         rows = [
             [part.expand(*shape, part.shape[-1]).reshape(-1, part.shape[-1]) for part in code]
             for code, shape in zip(codes, shapes, strict=True)
@@ -165,11 +175,10 @@ class SemiSupervisedVAE(nn.Module):
             register(self.classifier, f"{self.name}.classifier")
             law = dist.Categorical(logits=self.logits(x))
             y = pyro.sample(f"{prefix}y", law, infer={"enumerate": "parallel"})
-        pyro.sample(f"{prefix}z", self._style(x, self.one_hot(y)))
+        pyro.sample(f"{prefix}z", normal_of(self._encoded(x, y), self.latent_size, "the encoder"))
 
-    def _style(self, x: Tensor, label: Tensor) -> dist.TorchDistribution:
-        outputs = run(self.encoder, x, label, ranks=[x.dim() - 1, 1])
-        return normal_of(outputs, self.latent_size, "the encoder")
+    def _encoded(self, x: Tensor, y: Tensor) -> Tensor:
+        return run(self.encoder, x, self.one_hot(y), ranks=[x.dim() - 1, 1])
 
     def logits(self, x: Tensor) -> Tensor:
         """Of the classes of x under q(y | x).

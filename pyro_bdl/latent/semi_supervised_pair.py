@@ -24,9 +24,10 @@ class SemiSupervisedPair:
     .. math:: \mathcal J^\alpha = \sum_{labelled} \mathcal L(x, y) + \sum_{unlabelled} \mathcal U(x)
               + \alpha N \, \frac 1{N_l} \sum_{labelled} -\log q(y \mid x)
 
-    (Kingma et al. 2014, equations 8 and 9, with their :math:`\alpha N`, N all data points.) The last term is an observed
-    site of the model: without it the classifier would learn from unlabelled data only. Both parts are scaled to their
-    whole sets by plates of their own, "data" and "labelled", so that their ratio does not depend on the batch sizes.
+    (Kingma et al. 2014, equations 8 and 9, with their :math:`\alpha N`, N all data points.) The last term is an
+    observed site of the model: without it the classifier would learn from unlabelled data only. Both parts are scaled
+    to their whole sets by plates of their own, "data" and "labelled", so that their ratio does not depend on the batch
+    sizes.
 
     Args:
         vae: what a class and a style make of x.
@@ -55,9 +56,10 @@ class SemiSupervisedPair:
             code_labelled = vae.code(len(y), y, f"{LABELLED}.")
         outputs, outputs_labelled = vae.decoded(code, code_labelled)
         with data:
-            observe("x", vae.likelihood(outputs, x.shape[1:]), x)
+            observe("x", vae.likelihood(outputs, x.shape[1:], code.rank), x)
         with labelled:
-            observe(f"{LABELLED}.x", vae.likelihood(outputs_labelled, x.shape[1:]), x_labelled)
+            law = vae.likelihood(outputs_labelled, x_labelled.shape[1:], code_labelled.rank)
+            observe(f"{LABELLED}.x", law, x_labelled)
             if self.alpha > 0.0:
                 register(vae.classifier, f"{vae.name}.classifier")
                 with poutine.scale(scale=self.alpha * (data.size + labelled.size) / labelled.size):

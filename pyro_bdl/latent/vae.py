@@ -1,6 +1,6 @@
-"""Variational autoencoders: a latent variable for each data point, with a posterior that a network makes of the point."""
+"""Variational autoencoders: a latent variable for each data point, whose posterior a network makes of the point."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import pyro
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_bdl.errors import InputError
+from pyro_bdl.latent.baseline import RunningAverage
 from pyro_bdl.latent.likelihoods import Bernoulli, Likelihood
 from pyro_bdl.latent.networks import (
     PlainNormal,
@@ -29,7 +30,8 @@ class VariationalAutoencoder(nn.Module):
     r"""A model :math:`p(z)\, p_\theta(x \mid z)` and its guide :math:`q_\phi(z \mid x)` (Kingma & Welling 2014).
 
     .. math:: z_n \sim N(0, I), \quad x_n \sim p(x \mid \mathrm{decoder}(z_n)); \qquad
-              q(z_n \mid x_n) = N(\mu_n, \mathrm{diag}\, \sigma^2_n), \quad (\mu_n, \log \sigma^2_n) = \mathrm{encoder}(x_n)
+              q(z_n \mid x_n) = N(\mu_n, \mathrm{diag}\, \sigma^2_n), \quad
+              (\mu_n, \log \sigma^2_n) = \mathrm{encoder}(x_n)
 
     `model` and `guide` are an ordinary Pyro pair with a data plate: any `SVI` takes them, and `fit_svi`.
 
@@ -49,9 +51,9 @@ class VariationalAutoencoder(nn.Module):
         likelihood: of x given the decoder's outputs. Default `Bernoulli()`, black and white.
         gradient: how the encoder's gradient is estimated. "reparameterised": through the draws of z. "score-function":
             by the log-density of draws through which no gradient passes (REINFORCE), with `baseline`; for Pyro's
-            `Trace_ELBO`. Default "reparameterised", which has less variance.
-        baseline: for "score-function" a network that takes x and predicts its bound (B,) (Mnih & Gregor 2014).
-            Default: the running average of the bound.
+            `TraceGraph_ELBO`. Default "reparameterised", which has less variance.
+        baseline: for "score-function" a network that takes x and predicts what its draws of z are worth (B,), the bound
+            times N/B (Mnih & Gregor 2014, section 2.3). Default: the running average of that.
         size: N, the number of data points of which a call sees B. Default: what `fit_svi` says it is; B itself where
             nobody says.
         name: put before the names of the parameters in Pyro's store, so that two can live in one program.
@@ -82,11 +84,11 @@ class VariationalAutoencoder(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder, self.decoder = as_layers("encoder", encoder), as_layers("decoder", decoder)
-        self.latent_sizes = [latent_size] if isinstance(latent_size, int) else list(latent_size)
+        self.latent_sizes = list(latent_size) if isinstance(latent_size, Sequence) else [latent_size]
         counts = len(self.encoder), len(self.decoder), len(self.latent_sizes)
-        if len(set(counts)) != 1 or min(self.latent_sizes, default=0) < 1:
+        if len(set(counts)) != 1 or not all(isinstance(size, int) and size >= 1 for size in self.latent_sizes):
             raise InputError(
-                "encoder, decoder and latent_size", expected="as many of each, and sizes of at least 1",
+                "encoder, decoder and latent_size", expected="as many of each, and whole sizes of at least 1",
                 got=f"{counts[0]}, {counts[1]} and the sizes {self.latent_sizes}",
             )  # fmt: skip
         if any(bayesian_modules(self.encoder)):
@@ -100,6 +102,8 @@ class VariationalAutoencoder(nn.Module):
                 got=repr(gradient) + (" with a baseline" if baseline else ""),
             )  # fmt: skip
         self.likelihood = Bernoulli() if likelihood is None else likelihood
+        if gradient == "score-function" and baseline is None:
+            baseline = RunningAverage()
         self.gradient, self.baseline, self.size, self.name = gradient, baseline, size, name
         layers = len(self.latent_sizes)
         self.latents = ["z"] if layers == 1 else [f"z.{layer + 1}" for layer in range(layers)]
@@ -108,8 +112,8 @@ class VariationalAutoencoder(nn.Module):
     def model(self, x: Tensor, *context: Tensor) -> Tensor:
         """x (B, \\*shape), observed given latent variables that are drawn."""
         with data_plate(len(x), self.size):
-            outputs = self._decoded(len(x), *context)
-            return observe("x", self.likelihood(outputs, x.shape[1:]), x)
+            outputs, rank = self._decoded(len(x), *context)
+            return observe("x", self.likelihood(outputs, x.shape[1:], rank), x)
 
     def guide(self, x: Tensor, *context: Tensor) -> None:
         """The latent variables of x (B, \\*shape)."""
@@ -138,27 +142,25 @@ class VariationalAutoencoder(nn.Module):
     @torch.no_grad()
     def generate(self, rows: int, *context: Tensor) -> Tensor:
         """The means of `rows` new observations: z from the prior; random weights are one draw of their posterior."""
-        outputs = self.weights.drawn(lambda: self._decoded(rows, *context))
-        return self.likelihood.mean(outputs, 1)
+        return self.likelihood.mean(*self.weights.drawn(lambda: self._decoded(rows, *context)))
 
-    def _decoded(self, rows: int, *context: Tensor) -> Tensor:
-        """Draw the latent variables from the top down; what the decoder puts out at the bottom."""
+    def _decoded(self, rows: int, *context: Tensor) -> tuple[Tensor, int]:
+        """Draw the latent variables from the top down: what the decoder puts out at the bottom, and its batch rank."""
         register(self.decoder, f"{self.name}.decoder")
         like = next(self.parameters())
         law = standard_normal(rows, self.latent_sizes[-1], like)
         for layer in reversed(range(1, len(self.decoder))):
             z = pyro.sample(self.latents[layer], law)
             law = normal_of(self._run_decoder(layer, z, *context), self.latent_sizes[layer - 1], "the decoder")
-        return self._run_decoder(0, pyro.sample(self.latents[0], law), *context)
+        z = pyro.sample(self.latents[0], law)
+        return self._run_decoder(0, z, *context), z.dim() - 1
 
     def _run_decoder(self, layer: int, z: Tensor, *context: Tensor) -> Tensor:
         return run(self.decoder[layer], z, *context, ranks=[1, *(c.dim() - 1 for c in context)])
 
-    def _infer(self, x: Tensor) -> dict[str, Any]:
+    def _infer(self, x: Tensor) -> Any:
         """What Pyro's ELBO is told of the latent sites."""
-        if self.gradient == "reparameterised":
-            return {}
         if self.baseline is None:
-            return {"baseline": {"use_decaying_avg_baseline": True}}
+            return {}
         register(self.baseline, f"{self.name}.baseline")
         return {"baseline": {"nn_baseline": self.baseline, "nn_baseline_input": x}}
