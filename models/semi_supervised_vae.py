@@ -188,7 +188,7 @@ def run_m1_m2(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
     with torch.no_grad():
         probabilities = sum(m2.classifier(drawn(held)).softmax(-1) for _ in range(50))
     found = {"m1": m1, "m2": m2, "losses": history.losses, "seconds": first.seconds + history.seconds}
-    return probabilities.argmax(-1), found  # type: ignore[union-attr]
+    return probabilities.argmax(-1), found
 
 
 def drawn(posterior: Tensor) -> Tensor:
