@@ -114,13 +114,13 @@ class Problem:
 
 
 def fit(problem: Problem, part: str, program: Any, data: Any, epochs: int) -> Any:
-    """Fit a pair of model and guide."""
+    """Fit a pair of model and guide; the KL comes in over a tenth of the time, so that latent variables come to be used."""
     options = problem.options
     checkpoint = None if options.checkpoint is None else options.checkpoint.with_suffix(f".{part}")
     return bdl.fit_svi(
         program.model, program.guide, data, epochs=epochs, estimator="plain",
         optimizer=lambda parameters: torch.optim.Adam(parameters, lr=options.learning_rate, fused=True),
-        schedule=falling, checkpoint=checkpoint, seed=options.seed, progress=options.progress,
+        schedule=falling, kl_warmup=epochs / 10, checkpoint=checkpoint, seed=options.seed, progress=options.progress,
     )  # fmt: skip
 
 
@@ -128,8 +128,8 @@ def fit_m1(problem: Problem) -> tuple[bdl.VariationalAutoencoder, Any]:
     """An autoencoder of all images, labelled or not."""
     options, settings = problem.options, problem.settings
     pixels, hidden, size = math.prod(problem.x.shape[1:]), settings.hidden, options.latent_size
-    encoder = dense([pixels, *hidden, *hidden[-1:], 2 * size], nn.Softplus)
-    decoder = dense([size, *hidden[-1:], *reversed(hidden), pixels], nn.Softplus)
+    encoder = dense([pixels, *hidden, *hidden[-1:], 2 * size])
+    decoder = dense([size, *hidden[-1:], *reversed(hidden), pixels])
     vae = bdl.VariationalAutoencoder(encoder, begin_at(decoder, problem.x.mean(0)), size, name="m1")
     data = DynamicallyBinarized(problem.x, batch_size=options.batch_size)
     return vae, fit(problem, "m1", vae, data, settings.m1_epochs)
