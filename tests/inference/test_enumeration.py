@@ -19,7 +19,7 @@ from tests.statistics import Mismatch, means_agree
 X = black_and_white(5, PIXELS)
 X_LABELLED, Y = black_and_white(4, PIXELS, seed=3), torch.tensor([0, 2, 1, 2])
 N, LABELLED, ALPHA = 50, 12, 0.3
-PRIOR = torch.tensor([0.5, 0.3, 0.2])
+PRIOR = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 
 
 def m2(*, exact_kl: bool = False) -> bdl.SemiSupervisedVAE:
@@ -38,7 +38,7 @@ def labelled_terms(vae: bdl.SemiSupervisedVAE, x: Tensor, y: Tensor, noise: Tens
     logits = vae.decoder(z, codes)
     log_p = -binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
     kl = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(-1)
-    return log_p + PRIOR.double().log()[y] - kl
+    return log_p + PRIOR.log()[y] - kl
 
 
 def unlabelled_terms(vae: bdl.SemiSupervisedVAE, x: Tensor, noise: Tensor) -> Tensor:
