@@ -14,7 +14,8 @@ def own_parameter(name: str, parameter: nn.Parameter) -> nn.Parameter:
     """A `pyro.param` statement that is always this very parameter.
 
     Pyro's store is global and keeps whatever came first under a name, so that a second guide or network of the same
-    name would silently work on the parameters of the first. Here the caller's own parameter takes the name over.
+    name would silently work on the parameters of the first. Here the caller's own parameter takes the name over. One
+    that is frozen (`requires_grad_(False)`) is no parameter of the program: the store would have it learned again.
 
     Raises:
         InputError: another parameter has the name within the same program: only one of them would be trained.
@@ -24,6 +25,8 @@ def own_parameter(name: str, parameter: nn.Parameter) -> nn.Parameter:
     >>> own_parameter("doctest.loc", first) is first, own_parameter("doctest.loc", second) is second
     (True, True)
     """
+    if not parameter.requires_grad:
+        return parameter
     store = pyro.get_param_store()
     if name in store and _stored(name) is not parameter:
         _refuse_two(name, parameter)

@@ -111,8 +111,9 @@ class VariationalAutoencoder(nn.Module):
 
     def model(self, x: Tensor, *context: Tensor) -> Tensor:
         """x (B, \\*shape), observed given latent variables that are drawn."""
-        with data_plate(len(x), self.size):
-            outputs, rank = self._decoded(len(x), *context)
+        plate = data_plate(len(x), self.size)
+        outputs, rank = self._decoded(plate, *context)
+        with plate:
             return observe("x", self.likelihood(outputs, x.shape[1:], rank), x)
 
     def guide(self, x: Tensor, *context: Tensor) -> None:
@@ -123,40 +124,40 @@ class VariationalAutoencoder(nn.Module):
             below, rank, infer = x, x.dim() - 1, self._infer(x)
             kind = dist.Normal if self.gradient == "reparameterised" else PlainNormal
             for encoder, size, site in zip(self.encoder, self.latent_sizes, self.latents, strict=True):
-                outputs = run(encoder, below, *context, ranks=[rank, *(c.dim() - 1 for c in context)])
-                law = normal_of(outputs, size, "the encoder", kind)
+                law = normal_of(_run(encoder, below, rank, *context), size, "the encoder", kind)
                 below, rank = pyro.sample(site, law, infer=infer), 1
 
     @torch.no_grad()
     def encode(self, x: Tensor, *context: Tensor) -> dist.TorchDistribution:
         """q(z | x), that of the lowest layer: a normal with event shape (D,)."""
-        outputs = run(self.encoder[0], x, *context, ranks=[value.dim() - 1 for value in (x, *context)])
-        return normal_of(outputs, self.latent_sizes[0], "the encoder")
+        return normal_of(_run(self.encoder[0], x, x.dim() - 1, *context), self.latent_sizes[0], "the encoder")
 
     @torch.no_grad()
     def decode(self, z: Tensor, *context: Tensor) -> Tensor:
         """The mean of x given z (\\*batch, D) of the lowest layer; random weights are one draw of their posterior."""
-        outputs = self.weights.drawn(lambda: self._run_decoder(0, z, *context))
+        outputs = self.weights.drawn(lambda: _run(self.decoder[0], z, 1, *context))
         return self.likelihood.mean(outputs, z.dim() - 1)
 
     @torch.no_grad()
     def generate(self, rows: int, *context: Tensor) -> Tensor:
         """The means of `rows` new observations: z from the prior; random weights are one draw of their posterior."""
-        return self.likelihood.mean(*self.weights.drawn(lambda: self._decoded(rows, *context)))
+        plate = data_plate(rows, self.size)
+        return self.likelihood.mean(*self.weights.drawn(lambda: self._decoded(plate, *context)))
 
-    def _decoded(self, rows: int, *context: Tensor) -> tuple[Tensor, int]:
-        """Draw the latent variables from the top down: what the decoder puts out at the bottom, and its batch rank."""
+    def _decoded(self, plate: pyro.plate, *context: Tensor) -> tuple[Tensor, int]:
+        """Draw the latent variables from the top down: what the decoder puts out at the bottom, and its batch rank.
+
+        The networks are run outside the plate: their weights, where they are random, are not of single data points.
+        """
         register(self.decoder, f"{self.name}.decoder")
-        like = next(self.parameters())
-        law = standard_normal(rows, self.latent_sizes[-1], like)
-        for layer in reversed(range(1, len(self.decoder))):
-            z = pyro.sample(self.latents[layer], law)
-            law = normal_of(self._run_decoder(layer, z, *context), self.latent_sizes[layer - 1], "the decoder")
-        z = pyro.sample(self.latents[0], law)
-        return self._run_decoder(0, z, *context), z.dim() - 1
-
-    def _run_decoder(self, layer: int, z: Tensor, *context: Tensor) -> Tensor:
-        return run(self.decoder[layer], z, *context, ranks=[1, *(c.dim() - 1 for c in context)])
+        law = standard_normal(plate.subsample_size, self.latent_sizes[-1], next(self.parameters()))
+        for layer in reversed(range(len(self.decoder))):
+            with plate:
+                z = pyro.sample(self.latents[layer], law)
+            outputs = _run(self.decoder[layer], z, 1, *context)
+            if layer > 0:
+                law = normal_of(outputs, self.latent_sizes[layer - 1], "the decoder")
+        return outputs, z.dim() - 1
 
     def _infer(self, x: Tensor) -> Any:
         """What Pyro's ELBO is told of the latent sites."""
@@ -164,3 +165,8 @@ class VariationalAutoencoder(nn.Module):
             return {}
         register(self.baseline, f"{self.name}.baseline")
         return {"baseline": {"nn_baseline": self.baseline, "nn_baseline_input": x}}
+
+
+def _run(network: nn.Module, value: Tensor, rank: int, *context: Tensor) -> Tensor:
+    """A network of a value whose event has this rank, and of the context of each data point."""
+    return run(network, value, *context, ranks=[rank, *(c.dim() - 1 for c in context)])
