@@ -114,7 +114,7 @@ class Problem:
 
 
 def fit(problem: Problem, part: str, program: Any, data: Any, epochs: int) -> Any:
-    """Fit a pair of model and guide; the KL comes in over a tenth of the time, so that latent variables come to be used."""
+    """Fit a pair of model and guide; the KL comes in over a tenth of the epochs, so that z comes to be used."""
     options = problem.options
     checkpoint = None if options.checkpoint is None else options.checkpoint.with_suffix(f".{part}")
     return bdl.fit_svi(

@@ -59,7 +59,7 @@ def latent_kl(model: Callable[..., Any], guide: Callable[..., Any], *data: Any) 
             continue
         q: Any = posterior["fn"]
         p: Any = node["fn"]
-        kl = closed_form_kl(base_law(q), base_law(p)) if q.has_rsample else None
+        kl = closed_form_kl(base_law(q), base_law(p)) if posterior["value"].is_floating_point() else None
         if kl is not None:
             found[name] = kl.reshape(-1, *p.event_shape).mean(0)
     return found
