@@ -127,7 +127,7 @@ def _batches_from_archive(record: CifarSet, store: Store) -> dict[str, np.ndarra
 
 
 def _read_parted(record: PartedImages, store: Store) -> RawParts:
-    specs = {}
+    specs: dict[str, ArraySpec] = {}
     for part, count in zip(("train", "valid", "test"), record.counts, strict=True):
         specs |= {part: ArraySpec("u1", (count, *record.size)), f"label_{part}": ArraySpec("u1", (count,))}
     path = f"{record.path}.npz"
