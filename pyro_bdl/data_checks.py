@@ -6,6 +6,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_bdl.errors import InputError
 from pyro_bdl.minibatches import Batch
@@ -38,13 +39,20 @@ class ObservationCheck(Messenger):
             got = f"shape {tuple(value.shape)}"
             raise InputError(f"the observations of {msg['name']}", expected=f"shape {tuple(shape)}", got=got)
         try:
-            inside = fn.support.check(value)
+            support = _of_single_numbers(fn.support)
+            inside = support.check(value)
         except (NotImplementedError, AttributeError):
             return  # a distribution that does not say what it can have
         if not bool(inside.all()):
             bad = value[~inside].reshape(-1)[0] if inside.shape == value.shape else value
             got = f"{bad.item()}" if bad.numel() == 1 else f"a tensor of shape {tuple(bad.shape)}"
-            raise InputError(f"the observations of {msg['name']}", expected=f"values in {fn.support}", got=got)
+            raise InputError(f"the observations of {msg['name']}", expected=f"values in {support}", got=got)
+
+
+def _of_single_numbers(support: Any) -> Any:
+    while isinstance(support, type(constraints.independent(constraints.real, 1))):
+        support = support.base_constraint
+    return support
 
 
 def check_finite(batch: Batch) -> None:

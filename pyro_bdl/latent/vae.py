@@ -86,7 +86,8 @@ class VariationalAutoencoder(nn.Module):
         self.encoder, self.decoder = as_layers("encoder", encoder), as_layers("decoder", decoder)
         self.latent_sizes = list(latent_size) if isinstance(latent_size, Sequence) else [latent_size]
         counts = len(self.encoder), len(self.decoder), len(self.latent_sizes)
-        if len(set(counts)) != 1 or not all(isinstance(size, int) and size >= 1 for size in self.latent_sizes):
+        whole = all(isinstance(size, int) and size >= 1 for size in self.latent_sizes)
+        if len(set(counts)) != 1 or not whole or not self.latent_sizes:
             raise InputError(
                 "encoder, decoder and latent_size", expected="as many of each, and whole sizes of at least 1",
                 got=f"{counts[0]}, {counts[1]} and the sizes {self.latent_sizes}",

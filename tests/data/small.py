@@ -15,7 +15,7 @@ from urllib.response import addinfourl
 import numpy as np
 
 from pyro_bdl.data.formats import content_digest
-from pyro_bdl.data.records import CifarSet, IdxPart, IdxSet, PinnedFile, SplitTable
+from pyro_bdl.data.records import CifarSet, IdxPart, IdxSet, PartedImages, PinnedFile, SplitTable
 
 CLASSES = ("zero", "one", "two")
 
@@ -131,6 +131,26 @@ def small_cifar(*, count: int = 6) -> SmallCifar:
         validation=0,
     )
     return SmallCifar(record, arrays, archive)
+
+
+@dataclass
+class SmallParted:
+    """A `PartedImages` with its arrays."""
+
+    record: PartedImages
+    arrays: dict[str, np.ndarray]
+
+    def write(self, folder: Path) -> Path:
+        return put(folder, "parted/small.npz", npz(**self.arrays))
+
+
+def small_parted(*, counts: tuple[int, int, int] = (30, 9, 12)) -> SmallParted:
+    arrays = {}
+    for seed, (part, count) in enumerate(zip(("train", "valid", "test"), counts, strict=True)):
+        x, y = images(count, seed=seed)
+        arrays |= {part: x % 2, f"label_{part}": y}
+    record = PartedImages("small", CLASSES, "parted/small", counts, content_digest(arrays), "a page", size=(4, 5))
+    return SmallParted(record, arrays)
 
 
 @dataclass

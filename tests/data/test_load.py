@@ -11,7 +11,7 @@ from pyro_bdl.data.files import Store
 from pyro_bdl.data.loading import load_record
 from pyro_bdl.data.records import IdxSet
 from pyro_bdl.errors import CorruptFileError, FileUnavailableError, InputError
-from tests.data.small import npz, put, small_cifar, small_idx_set, small_table
+from tests.data.small import npz, put, small_cifar, small_idx_set, small_parted, small_table
 
 PARTS = ("train", "validation", "test")
 EMBEDDED = {"digits": (1797, (1, 8, 8)), "diabetes": (442, (10,)), "breast_cancer": (569, (30,))}
@@ -187,6 +187,45 @@ def test_cifar_with_a_batch_missing(tmp_path: Path) -> None:
     (tmp_path / "cifar" / "test_batch.npz").unlink()
     with pytest.raises(FileUnavailableError, match=r"test_batch\.npz"):
         load_record(small.record, local(tmp_path))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_images_with_official_parts(tmp_path: Path, dtype: torch.dtype) -> None:
+    small = small_parted()
+    small.write(tmp_path)
+    data = load_record(small.record, local(tmp_path), dtype=dtype, seed=3)
+    for part, key in zip(PARTS, ("train", "valid", "test"), strict=True):
+        assert torch.equal(inputs(data, part), torch.from_numpy(small.arrays[key])[:, None].to(dtype))
+        assert outputs(data, part).tolist() == small.arrays[f"label_{key}"].tolist()
+    whole, other = (load_record(small.record, local(tmp_path), validation=size) for size in (0, 6))
+    assert rows(whole, "train") == sorted(rows(data, "train") + rows(data, "validation"))
+    assert rows(whole, "train") == sorted(rows(other, "train") + rows(other, "validation"))
+    assert torch.bincount(other.y_validation).tolist() == [2, 2, 2]
+    assert all(same(data, one, "test") for one in (whole, other))
+
+
+@pytest.mark.parametrize("array", ["train", "valid", "test", "label_train", "label_valid", "label_test"])
+def test_official_parts_must_have_the_pinned_content(tmp_path: Path, array: str) -> None:
+    small = small_parted()
+    small.arrays[array] = small.arrays[array].copy()
+    small.arrays[array].flat[0] ^= 1
+    small.write(tmp_path)
+    with pytest.raises(CorruptFileError, match="sha256"):
+        load_record(small.record, local(tmp_path))
+
+
+@pytest.mark.parametrize("change", [{"extra": np.zeros(1)}, {"train": np.zeros((30, 4, 4), np.uint8)}, {"test": None}])
+def test_other_arrays_than_the_official_parts_are_refused(tmp_path: Path, change: dict) -> None:
+    small = small_parted()
+    small.arrays = {name: array for name, array in (small.arrays | change).items() if array is not None}
+    small.write(tmp_path)
+    with pytest.raises(CorruptFileError, match=r"parted/small\.npz: expected"):
+        load_record(small.record, local(tmp_path))
+
+
+def test_official_parts_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileUnavailableError, match=r"parted/small\.npz"):
+        load_record(small_parted().record, local(tmp_path))
 
 
 @pytest.mark.parametrize("split", [0, 1])

@@ -15,7 +15,7 @@ from pyro_bdl.data.download import https_opener
 from pyro_bdl.data.files import Store
 from pyro_bdl.data.loading import load_record
 from pyro_bdl.errors import CorruptFileError
-from tests.data.small import FakeHttps, Reply, npz, put, small_cifar, small_idx_set, small_table
+from tests.data.small import FakeHttps, Reply, npz, put, small_cifar, small_idx_set, small_parted, small_table
 
 _seen: list[tuple[str, object]] | None = None
 _installed = False
@@ -56,16 +56,18 @@ def test_embedded_sets(name: str) -> None:
 
 
 def test_files_and_downloads(tmp_path: Path) -> None:
-    idx_set, cifar, table = small_idx_set(), small_cifar(), small_table()
+    idx_set, cifar, table, parted = small_idx_set(), small_cifar(), small_table(), small_parted()
     web = FakeHttps({f"https://example.org/{path}": Reply(data) for path, data in idx_set.files.items()})
     cifar.write_npz(tmp_path / "npz")
     put(tmp_path / "archive", cifar.record.archive.path, cifar.archive)
     table.write(tmp_path)
+    parted.write(tmp_path)
     with pickled_classes() as seen:
         load_record(idx_set.record, Store(tmp_path, progress=False, open_url=https_opener(web).open))
         load_record(cifar.record, Store(tmp_path / "npz", fetch=False))
         load_record(cifar.record, Store(tmp_path / "archive", fetch=False))
         load_record(table.record, Store(tmp_path, fetch=False))
+        load_record(parted.record, Store(tmp_path, fetch=False))
     assert seen == []
 
 

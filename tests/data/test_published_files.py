@@ -51,6 +51,21 @@ def test_mnist_is_divided_55_5_10() -> None:
     assert [len(getattr(data, f"y_{part}")) for part in PARTS] == [55_000, 5_000, 10_000]
 
 
+def test_binarized_mnist_is_as_published() -> None:
+    """Black and white; the means of its parts; labels as often as MNIST's."""
+    needs("binarized_mnist")
+    data = load("binarized_mnist", root=FOLDER, download=False)
+    assert [tuple(getattr(data, f"x_{part}").shape) for part in PARTS] == [
+        (50_000, 1, 28, 28), (10_000, 1, 28, 28), (10_000, 1, 28, 28),
+    ]  # fmt: skip
+    assert all(getattr(data, f"x_{part}").unique().tolist() == [0.0, 1.0] for part in PARTS)
+    assert float(data.x_train.double().mean()) == pytest.approx(0.130562, abs=1e-6)
+    assert float(data.x_test.double().mean()) == pytest.approx(0.132512, abs=1e-6)
+    training = torch.bincount(data.y_train) + torch.bincount(data.y_validation)
+    assert training.tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert torch.bincount(data.y_test).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_tables(name: str) -> None:
     needs("uci")

@@ -1,6 +1,7 @@
 """Gradients of the bounds of autoencoders: unbiased, whatever the estimator, and what is said of their variance."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,15 @@ from pyro.distributions.score_parts import ScoreParts
 from torch import Tensor, nn
 
 import pyro_bdl as bdl
+from pyro_bdl.data_plate import SubsampleIndices
 from pyro_bdl.errors import UnsupportedModelError
 from pyro_bdl.inference import importance_weighted
 from pyro_bdl.inference.kl_terms import kl_terms
-from pyro_bdl.latent import networks
+from pyro_bdl.latent import Gaussian, networks
+from pyro_bdl.minibatches import Batch
 from pyro_bdl.particles import Weighed
-from tests.inference.latent_gradients import by_hand, gradients
-from tests.latent.programs import PIXELS, LinearGaussian, conditional, hierarchical, rows, semi_supervised
+from tests.inference.latent_gradients import by_hand, gradient, gradients
+from tests.latent.programs import NOISE, PIXELS, LinearGaussian, conditional, hierarchical, rows, semi_supervised
 from tests.statistics import Mismatch, mean_is, means_agree
 
 X = rows(3)
@@ -181,6 +184,68 @@ def test_conditional(name: str) -> None:
 
     found = gradients(elbo(), vae, [X, context], parameters, calls=CALLS, repeats=REPEATS)
     mean_is(found, by_hand(bound, [X, context], parameters, calls=1, repeats=1)[0])
+
+
+def bayesian(**options: Any) -> tuple[bdl.VariationalAutoencoder, list[nn.Parameter], Tensor]:
+    """An autoencoder with a Bayesian linear decoder, what it learns, and the exact gradient of its bound.
+
+    The loss is 2 (N/B) times that of the rows plus the KL of the weights, once.
+    """
+    problem = LinearGaussian.example()
+    decoder = bdl.BayesianModule(problem.decoder, bdl.priors.Gaussian(0.2))
+    vae = bdl.VariationalAutoencoder(problem.encoder, decoder, 2, likelihood=Gaussian(NOISE), **options)
+    vae.weights()
+    posterior: Any = vae.weights.guide
+    posterior.log_variance.data.uniform_(-3.0, -1.0)
+    learned = [*problem.encoder.parameters(), posterior.loc, posterior.log_variance]
+    (w, wv), (b, bv) = posterior.moments()
+    mean, log_variance = problem.encoder(X).chunk(2, -1)
+    variance = log_variance.exp()
+    squares = (X - mean @ w.T - b).square() + variance @ (w.square() + wv).T + mean.square() @ wv.T + bv
+    normal = torch.distributions.Normal
+    own = [normal(m, v.sqrt()) for m, v in ((w, wv), (b, bv))]
+    kl = sum(torch.distributions.kl_divergence(q, normal(0.0 * q.loc, 0.2)).sum() for q in own)
+    loss = 2.0 * (0.5 * squares.sum() / NOISE**2 + problem.kl(X).sum()) + kl
+    return vae, learned, torch.cat([part.reshape(-1) for part in torch.autograd.grad(loss, learned)])
+
+
+BAYESIAN = {
+    "elbo": bdl.MeanFieldELBO, "elbo, local": bdl.MeanFieldELBO,
+    "monte-carlo": lambda: bdl.objective("monte-carlo"), "iwae 1": lambda: bdl.objective("iwae"),
+}  # fmt: skip
+
+
+def bayesian_agrees(name: str) -> None:
+    vae, learned, exact = bayesian()
+    pair = SimpleNamespace(model=vae.model, guide=vae.guide)
+    if "local" in name:
+        pair.guide = bdl.local_reparameterization(vae.guide, model=vae.model)
+    found = []
+    for _ in range(300):  # the weights are drawn once a call, for all repetitions of a row
+        for parameter in learned:
+            parameter.grad = None
+        with SubsampleIndices(size=6) as plate:
+            plate.set(Batch((X,)))
+            BAYESIAN[name]().loss_and_grads(pair.model, pair.guide, X)
+        found.append(torch.cat([gradient(parameter).reshape(-1) for parameter in learned]))
+    mean_is(torch.stack(found), exact)
+
+
+@pytest.mark.parametrize("name", BAYESIAN)
+def test_bayesian_decoder(name: str) -> None:
+    bayesian_agrees(name)
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_the_kl_of_random_weights_counts_once(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """N/B, or its inverse, on it is caught."""
+
+    def mutant(*args: Any, **options: Any) -> Any:
+        return ((site, term if site == "z" else factor * term) for site, term in kl_terms(*args, **options))
+
+    monkeypatch.setattr(f"{BOUND}kl_terms", mutant)
+    with pytest.raises(Mismatch):
+        bayesian_agrees("elbo, local")
 
 
 def test_dreg_has_no_variance_at_the_exact_posterior() -> None:
