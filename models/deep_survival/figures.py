@@ -1,5 +1,6 @@
 """The figures: survival curves with their bands, calibration, and the risk surface where the law is known."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from models.deep_survival.fits import Fitted
 from models.deep_survival.judging import BAND, Judged
 from models.deep_survival.problem import Problem
+from pyro_bdl.diagnostics.arrays import Floats
 from pyro_bdl.diagnostics.plots import style
 from pyro_bdl.diagnostics.survival import Reliability
 
@@ -63,28 +65,35 @@ def survival_curves(judged: dict[str, Judged], problem: Problem) -> Figure:
 
 def calibration(reliability: dict[str, list[Reliability]], problem: Problem) -> Figure:
     """What was predicted for groups of subjects, and what happened to them, at the quartiles of the times of events."""
-    figure, axes = style.panels(1, len(reliability), width=2.5, height=2.7, sharey=True, sharex=True)
-    for ax, (name, each) in zip(axes[0], reliability.items(), strict=True):
+    columns = min(3, len(reliability))
+    rows = math.ceil(len(reliability) / columns)
+    figure, axes = style.panels(rows, columns, width=2.8, height=3.0, sharey=True, sharex=True)
+    for ax in axes.flat[len(reliability) :]:
+        ax.set_visible(False)
+    for ax, (name, each) in zip(axes.flat, reliability.items(), strict=False):
         ax.plot([0, 1], [0, 1], color=style.GREY, linewidth=0.8, linestyle="--")
-        for at, horizon, colour, marker in zip(
-            each, problem.horizons.tolist(), (style.BLUE, style.ORANGE, style.GREEN), "os^", strict=True
-        ):
-            errors = np.clip([at.observed - at.low, at.high - at.observed], 0, None)
+        for at, horizon, colour, marker in zip(each, problem.horizons.tolist(), style.COLOURS[:3], "os^", strict=True):
             ax.errorbar(
-                at.predicted, at.observed, yerr=errors, fmt=marker, color=colour, markersize=3.5, linewidth=0.8,
+                at.predicted, at.observed, fmt=marker, color=colour, markersize=4, elinewidth=0.7, alpha=0.85,
+                xerr=_arms(at.predicted, at.predicted_band), yerr=_arms(at.observed, at.observed_band),
                 label=f"at {horizon:.3g} {problem.unit if problem.law is None else ''}",
             )  # fmt: skip
-        covered = np.mean([at.coverage for at in each])
-        error = np.mean([at.error for at in each])
-        ax.text(0.03, 0.93, f"error {error:.3f}, {covered:.0%} covered", fontsize=8, transform=ax.transAxes)
+        covered, error = np.mean([at.coverage for at in each]), np.mean([at.error for at in each])
+        ax.text(0.98, 0.03, f"error {error:.3f}\n{covered:.0%} covered", fontsize=8, transform=ax.transAxes, ha="right")
         ax.set_aspect("equal")
-        ax.set_xlim(-0.02, 1.02)
-        ax.set_ylim(-0.02, 1.1)
-        style.label(ax, x="predicted survival", title=name)
-    style.label(axes[0, 0], x="predicted survival", y="observed (Kaplan-Meier, 95%)", title=next(iter(reliability)))
+        ax.set_xlim(-0.03, 1.03)
+        ax.set_ylim(-0.03, 1.03)
+        ax.set_title(name, fontsize=9.5, color=style.INK, loc="left")
+    figure.supxlabel("predicted survival, with 95% of the posterior", fontsize=9)
+    figure.supylabel("observed (Kaplan-Meier, 95%)", fontsize=9)
     style.legend_below(figure, axes[0, 0], columns=3)
-    style.headline(figure, f"{problem.name}: calibration of groups of ten per cent of the held-out subjects")
+    style.headline(figure, f"{problem.name}: calibration of ten groups of held-out subjects")
     return figure
+
+
+def _arms(middle: Floats, band: Floats) -> Floats:
+    """The lengths of error bars to both sides."""
+    return np.clip([middle - band[0], band[1] - middle], 0, None)
 
 
 def risk_surface(fitted: Sequence[Fitted], problem: Problem) -> Figure:
@@ -111,8 +120,8 @@ def risk_surface(fitted: Sequence[Fitted], problem: Problem) -> Figure:
         is_spread = name in spread
         limits = {"vmin": 0.0, "vmax": 0.4} if is_spread else {"vmin": -0.8, "vmax": 1.2}
         picture = ax.imshow(
-            values.reshape(GRID, GRID), origin="lower", extent=(-1, 1, -1, 1), cmap="Greys" if is_spread else "viridis",
-            **limits,
+            values.reshape(GRID, GRID).numpy(), origin="lower", extent=(-1, 1, -1, 1),
+            cmap="Greys" if is_spread else "viridis", **limits,
         )  # fmt: skip
         ax.grid(visible=False)
         style.label(ax, x="x1", title=name)

@@ -40,11 +40,10 @@ def judge(fitted: Fitted, problem: Problem) -> Judged:
     curves = fitted.curves(held.x, problem.times)
     mean = curves.mean(0)
     groups = min(10, len(held.time) // 5)
+    at_horizons = fitted.curves(held.x, problem.horizons).clamp(0, 1)
     reliability = [
-        survival_reliability(at, held.time, held.event, float(horizon), groups=groups)
-        for at, horizon in zip(
-            fitted.curves(held.x, problem.horizons).mean(0).T.clamp(0, 1), problem.horizons, strict=True
-        )
+        survival_reliability(at_horizons[..., k], held.time, held.event, float(horizon), groups=groups)
+        for k, horizon in enumerate(problem.horizons)
     ]
     row: Row = {
         "method": fitted.name,

@@ -60,12 +60,20 @@ def kaplan_meier(time: Any, event: Any, at: float, *, level: float = 0.95) -> Ka
 
 
 class Reliability(NamedTuple):
-    """Groups of subjects with similar predictions at one time: what was predicted, and what happened, (groups,)."""
+    """Groups of subjects with similar predictions at one time: what was predicted, and what happened, (groups,).
+
+    Attributes:
+        predicted: the mean survival probability in each group.
+        predicted_band: its central band over the posterior draws, (2, groups).
+        observed: the Kaplan-Meier estimate.
+        observed_band: its confidence interval, (2, groups).
+        counts: subjects in each group.
+    """
 
     predicted: Floats
+    predicted_band: Floats
     observed: Floats
-    low: Floats
-    high: Floats
+    observed_band: Floats
     counts: Floats
 
     @property
@@ -76,7 +84,8 @@ class Reliability(NamedTuple):
     @property
     def coverage(self) -> float:
         """The share of groups whose interval of what happened holds what was predicted."""
-        return float(((self.low <= self.predicted) & (self.predicted <= self.high)).mean())
+        low, high = self.observed_band
+        return float(((low <= self.predicted) & (self.predicted <= high)).mean())
 
 
 def survival_reliability(
@@ -85,12 +94,12 @@ def survival_reliability(
     """Predicted survival probabilities at a time against the Kaplan-Meier estimates of groups.
 
     Args:
-        survival: predicted P(T > at) of each subject, (N,).
+        survival: predicted P(T > at) of each subject under each posterior draw, (draws, N), or (N,).
         time: of events and censorings (N,), positive.
         event: 1 or True for an event, 0 or False for a censored time, (N,).
         at: the time, in their unit.
         groups: how many, of equal size, in the order of the predictions. Default 10.
-        level: of the observed intervals. Default 0.95.
+        level: of the bands. Default 0.95.
 
     Raises:
         InputError: probabilities outside [0, 1], fewer subjects than groups, or as `kaplan_meier`.
@@ -99,16 +108,19 @@ def survival_reliability(
     >>> float(r.observed[0]), r.error, r.coverage
     (0.5, 0.0, 1.0)
     """
-    p = _probabilities(survival)
+    draws = np.atleast_2d(_probabilities(survival, ndim=(1, 2)))
+    p = draws.mean(0)
     t, happened = _observed(time, event)
     require_shape("survival", p, t.shape, "the times")
     if not 1 <= groups <= len(p):
         raise InputError("groups", expected=f"from 1 to {len(p)}, the number of subjects", got=repr(groups))
     parts = np.array_split(np.argsort(p, kind="stable"), groups)
     found = [kaplan_meier(t[rows], happened[rows], at, level=level) for rows in parts]
-    predicted = np.array([p[rows].mean() for rows in parts])
-    observed, low, high = np.array(found).T
-    return Reliability(predicted, observed, low, high, np.array([float(len(rows)) for rows in parts]))
+    of_groups = np.stack([draws[:, rows].mean(1) for rows in parts], axis=1)
+    band = np.quantile(of_groups, [0.5 - level / 2, 0.5 + level / 2], axis=0)
+    observed, *interval = np.array(found).T
+    counts = np.array([float(len(rows)) for rows in parts])
+    return Reliability(of_groups.mean(0), band, observed, np.array(interval), counts)
 
 
 class DCalibration(NamedTuple):
@@ -165,8 +177,8 @@ def _events(event: Any, shape: tuple[int, ...]) -> Any:
     return values.astype(bool)
 
 
-def _probabilities(survival: Any) -> Floats:
-    p = as_floats("survival", survival, shape="(N,)", ndim=1)
+def _probabilities(survival: Any, *, ndim: int | tuple[int, ...] = 1) -> Floats:
+    p = as_floats("survival", survival, shape="(N,)" if ndim == 1 else "(N,) or (draws, N)", ndim=ndim)
     if p.min() < 0 or p.max() > 1:
         raise InputError("survival", expected="probabilities in [0, 1]", got=f"[{p.min():.4g}, {p.max():.4g}]")
     return p

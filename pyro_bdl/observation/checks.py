@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 from torch._C._functorch import is_batchedtensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pyro_bdl.errors import InputError
 
@@ -41,8 +42,8 @@ def check_events(event: Tensor, outputs: Tensor) -> None:
 
 
 def can_look(value: Tensor) -> bool:
-    """Whether the numbers are there to be looked at: not where `torch.vmap` or `torch.jit.trace` runs over them."""
-    return not is_batchedtensor(value) and not torch.jit.is_tracing()
+    """Whether the numbers are there to be looked at: not where `torch.vmap` or a trace of the operations is at work."""
+    return not is_batchedtensor(value) and get_proxy_mode() is None and not torch.jit.is_tracing()
 
 
 def _check_one_each(what: str, y: Tensor, outputs: Tensor) -> None:

@@ -207,18 +207,22 @@ def test_other_uses_keep_a_site() -> None:
 
 
 REGRESSION = CASES["gaussian"][0]
+
+
+def in_function(site: str) -> Any:
+    return bdl.deepify(gaussian, network(), predictor=site)(X, REAL)
+
+
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
-    "too many outputs": (lambda: bdl.deepify(REGRESSION, bnn(nn.Linear(3, 2))), r"expected shape \(2, 1\).* got \(2, 2\)"),
+    "too many outputs": (lambda: bdl.deepify(REGRESSION, bnn(nn.Linear(3, 2))), r"shape \(2, 1\).* got \(2, 2\)"),
     "other inputs": (lambda: bdl.deepify(REGRESSION, nn.Linear(4, 1)), r"takes inputs \(2, 3\)"),
     "no such attribute": (lambda: bdl.deepify(REGRESSION, network(), predictor="eta"), "an attribute of the Regressor"),
     "no network": (lambda: bdl.deepify(REGRESSION, None), "expected a network"),  # type: ignore[arg-type]
     "inputs for an object": (lambda: bdl.deepify(REGRESSION, network(), inputs=lambda x: x), "inputs: expected None"),
-    "no such site": (lambda: bdl.deepify(gaussian, network(), predictor="mu")(X, REAL), r"pyro.deterministic\('mu'"),
-    "a site that is drawn": (lambda: bdl.deepify(gaussian, network(), predictor="w")(X, REAL), r"pyro.deterministic\('w'"),
-    "a matrix for a vector": (
-        lambda: bdl.deepify(gaussian, network(), predictor="eta")(X, REAL), r"shape \(60,\), that of 'eta', got shape \(60, 1\)",
-    ),
-}  # fmt: skip
+    "no such site": (lambda: in_function("mu"), r"pyro.deterministic\('mu'"),
+    "a site that is drawn": (lambda: in_function("w"), r"pyro.deterministic\('w'"),
+    "a matrix for a vector": (lambda: in_function("eta"), r"\(60,\), that of 'eta', got shape \(60, 1\)"),
+}
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -188,10 +188,10 @@ def test_plain_draws_are_fitted() -> None:
     event = time < 3
     time = time.clamp(1e-3, 3.0)
     adam = lambda p: torch.optim.Adam(p, lr=0.03)  # noqa: E731
-    for estimator, model in (
-        ("plain", bdl.PartialLikelihood(bdl.BayesianModule(nn.Linear(3, 1, bias=False)))),
-        ("local", bdl.SurvivalRegressor(bdl.BayesianModule(nn.Linear(3, 1, bias=False)), bdl.Intervals.of_events(time, event))),
-    ):  # fmt: skip
+    one, other = (bdl.BayesianModule(nn.Linear(3, 1, bias=False)) for _ in range(2))
+    full = bdl.SurvivalRegressor(other, bdl.Intervals.of_events(time, event))
+    estimators: list[tuple[Any, Any]] = [("plain", bdl.PartialLikelihood(one)), ("local", full)]
+    for estimator, model in estimators:
         guide = bdl.guides.AutoMeanField(model)
         bdl.fit_svi(
             model, guide, (x, time, event), epochs=60, batch_size=100, optimizer=adam, estimator=estimator,
@@ -203,9 +203,9 @@ def test_plain_draws_are_fitted() -> None:
 
 
 def test_chains_of_both() -> None:
-    """Vectorised chains with batches of their own, in which numbers cannot be looked at."""
-    for model in (survival(), bdl.PartialLikelihood(weights)):
-        kernel = bdl.SGLD(model, step_size=1e-3, data=DATA, batch_size=7)
+    """Vectorised chains with batches of their own, and traces, in which numbers cannot be looked at."""
+    for model, compiled in itertools.product((survival(), bdl.PartialLikelihood(weights)), (False, True)):
+        kernel = bdl.SGLD(model, step_size=1e-3, data=DATA, batch_size=7, jit_compile=compiled)
         chains = bdl.sample_chains(kernel, num_samples=4, num_chains=3, chain_method="vectorized", progress=False)
         assert chains.get_samples()["w"].shape == (12, 3)
 
