@@ -51,8 +51,19 @@ class Settings:
 
 
 SETTINGS = {
-    "synthetic": Settings(),
-    "metabric": Settings(),
-    "support": Settings(),
-    "whas": Settings(),
-}
+    "synthetic": Settings(
+        plain_scale=0.5, plain_epochs=80, svi_scale=1.0, svi_epochs=150, chain_scale=1.0, mode_epochs=40, chains=6,
+    ),
+    "metabric": Settings(
+        intervals=5, per_interval=True, plain_scale=1.0, plain_epochs=200, svi_scale=1.0, svi_epochs=400,
+        chain_scale=1.5, mode_epochs=100,
+    ),
+    "support": Settings(
+        per_interval=True, plain_scale=0.5, plain_epochs=70, svi_scale=1.0, svi_epochs=90, chain_scale=1.0,
+        mode_epochs=40, chains=6,
+    ),
+    "whas": Settings(
+        hidden=(64, 64), activation="tanh", plain_scale=2.0, plain_epochs=400, svi_scale=4.0, svi_epochs=500,
+        chain_scale=8.0, mode_epochs=300, step_size=0.003, warmup=500, updates=2500, chains=6,
+    ),
+}  # fmt: skip
