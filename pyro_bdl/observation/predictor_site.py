@@ -23,7 +23,7 @@ class WithPredictor:
 
     Latent sites that reached the data only through that value are gone: the weights of the linear predictor, and what
     their prior hangs on. Which these are is found at the first call, from the provenance of each site's log density
-    (Wingate et al. 2011).
+    (Wingate et al. 2011). Learned parameters (`pyro.param`) of the linear predictor stay, without a use.
 
     Args:
         model: a Pyro program.
@@ -49,7 +49,7 @@ class WithPredictor:
 
 
 def unused_without(site: str, model: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The latent sites that reach the observed ones only through a deterministic site, each with a value of its prior.
+    """The latent sites that reach others only through a deterministic site, each with a value of its prior.
 
     Raises:
         InputError: there is no such site.
@@ -75,13 +75,10 @@ def unused_without(site: str, model: Program, args: tuple[Any, ...], kwargs: dic
         )  # fmt: skip
     nodes = {n: node for n, node in trace.nodes.items() if node["type"] == "sample" and not site_is_subsample(node)}
     parents = {name: _provenance(node) & nodes.keys() for name, node in nodes.items() if not _is_deterministic(node)}
-    data = {name for name in parents if nodes[name]["is_observed"]}
-    needed = _ancestors(data, parents)
-    return {
-        name: detach_provenance(cast(Any, nodes[name]["value"]))
-        for name in nodes
-        if name in _ancestors(cut.upstream & parents.keys(), parents) - needed
-    }
+    above = _ancestors(cut.upstream & parents.keys(), parents)
+    rest = {name for name in parents if name not in above or nodes[name]["is_observed"]}
+    unused = above - _ancestors(rest, parents)
+    return {name: detach_provenance(cast(Any, nodes[name]["value"])) for name in nodes if name in unused}
 
 
 class _Cut(Messenger):
@@ -109,14 +106,16 @@ class _Replace(Messenger):
     def _pyro_sample(self, msg: Message) -> None:
         name: Any = msg["name"]
         if name in self.unused:
-            msg["value"], msg["done"], msg["stop"] = self.unused[name], True, True
+            known, fn = self.unused[name], cast(Any, msg["fn"])
+            fits = known.shape == fn.shape()  # not where it belongs to the data points of another batch
+            msg["value"], msg["done"], msg["stop"] = known if fits else fn.sample(), True, True
         elif name == self.site:
             old: Any = msg["value"]
             if old.shape != self.value.shape:
                 raise InputError("the network's output", expected=f"shape {tuple(old.shape)}, that of {name!r}",
                                  got=f"shape {tuple(self.value.shape)}")  # fmt: skip
-            fn: Any = dist.Delta(self.value, event_dim=self.value.dim()).mask(False)
-            msg["fn"], msg["value"] = fn, self.value
+            law: Any = dist.Delta(self.value, event_dim=self.value.dim()).mask(False)
+            msg["fn"], msg["value"] = law, self.value
 
 
 def _ancestors(names: set[str] | frozenset[str], parents: Mapping[str, frozenset[str]]) -> set[str]:

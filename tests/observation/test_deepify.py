@@ -194,7 +194,7 @@ def test_chains_of_a_function() -> None:
 def test_other_uses_keep_a_site() -> None:
     """A weight that stands in the likelihood too stays; an intercept outside the site does as well."""
 
-    def model(x: Tensor, y: Tensor) -> None:
+    def model(x: Tensor, y: Tensor | None) -> None:
         w = pyro.sample("w", dist.Normal(torch.zeros(3), 1.0).to_event(1))
         b = pyro.sample("b", dist.Normal(0.0, 1.0))
         s = pyro.sample("s", dist.Normal(0.0, 1.0))
@@ -203,7 +203,25 @@ def test_other_uses_keep_a_site() -> None:
             pyro.sample("y", dist.Normal(eta + b, s.exp()), obs=y)
 
     flat = nn.Sequential(*network(), nn.Flatten(0))
-    assert sorted(latent(bdl.deepify(model, bnn(flat), predictor="eta"), (X, REAL))) == sorted([*DEEP, "b", "s"])
+    for first in ((X, REAL), (X, None)):  # whether the first call observes or not
+        deep = bdl.deepify(model, bnn(flat), predictor="eta")
+        deep(*first)
+        assert sorted(latent(deep, (X, REAL))) == sorted([*DEEP, "b", "s"])
+
+
+def test_effects_of_data_points_go_with_any_batch() -> None:
+    """A random effect of each data point within the linear predictor, in batches of different lengths."""
+
+    def model(x: Tensor, y: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        with pyro.plate("data", N, subsample_size=len(x)):
+            effect = pyro.sample("effect", dist.Normal(0.0, 1.0))
+            eta = pyro.deterministic("eta", x @ w + effect)
+            pyro.sample("y", dist.Normal(eta, 1.0), obs=y)
+
+    deep = bdl.deepify(model, bnn(nn.Sequential(*network(), nn.Flatten(0))), predictor="eta")
+    for rows in (slice(None), slice(7)):
+        assert sorted(latent(deep, (X[rows], REAL[rows]))) == sorted(DEEP)
 
 
 REGRESSION = CASES["gaussian"][0]
