@@ -63,7 +63,7 @@ SETTINGS = {
         mode_epochs=40, chains=6,
     ),
     "whas": Settings(
-        hidden=(64, 64), activation="tanh", plain_scale=2.0, plain_epochs=400, svi_scale=4.0, svi_epochs=500,
-        chain_scale=8.0, mode_epochs=300, step_size=0.003, warmup=500, updates=2500, chains=6,
+        hidden=(64, 64), plain_scale=4.0, plain_epochs=300, svi_scale=4.0, svi_epochs=300, chain_scale=8.0,
+        mode_epochs=300, step_size=0.003, warmup=500, updates=2500, chains=4,
     ),
 }  # fmt: skip

@@ -202,6 +202,22 @@ def test_plain_draws_are_fitted() -> None:
         assert float(found[1:].abs().max()) < 0.3
 
 
+def test_a_learned_baseline_is_the_largest_likelihood() -> None:
+    """Without covariates that of the rates, from a wrong start; and it is the model's own."""
+    time = torch.empty(500).exponential_() + 1e-3
+    event = torch.ones(500)
+    known = bdl.Intervals.of_events(time, event, count=3)
+    wrong = known._replace(rates=3 * known.rates)
+    model = bdl.SurvivalRegressor(lambda x: x.new_zeros(len(x)), wrong, baseline="learned")
+    adam = lambda p: torch.optim.Adam(p, lr=0.1)  # noqa: E731
+    bdl.fit_svi(
+        model, lambda *_: None, (time[:, None], time, event), epochs=200, batch_size=500, optimizer=adam,
+        estimator="plain", schedule=lambda f: 1 - f, progress=False, seed=0,
+    )  # fmt: skip
+    law = poutine.trace(model).get_trace(time[:, None], time, event).nodes["time"]["fn"].base
+    torch.testing.assert_close(law.log_hazard[0].detach().exp(), known.rates, rtol=1e-2, atol=0)
+
+
 def test_chains_of_both() -> None:
     """Vectorised chains with batches of their own, and traces, in which numbers cannot be looked at."""
     for model, compiled in itertools.product((survival(), bdl.PartialLikelihood(weights)), (False, True)):
