@@ -84,8 +84,12 @@ def calibration(reliability: dict[str, list[Reliability]], problem: Problem) -> 
         ax.set_xlim(-0.03, 1.03)
         ax.set_ylim(-0.03, 1.03)
         ax.set_title(name, fontsize=9.5, color=style.INK, loc="left")
-    figure.supxlabel("predicted survival, with 95% of the posterior", fontsize=9)
-    figure.supylabel("observed (Kaplan-Meier, 95%)", fontsize=9)
+    for place in range(len(reliability)):
+        row, column = divmod(place, columns)
+        below = place + columns < len(reliability)
+        axes[row, column].set_xlabel("" if below else "predicted, with 95% of the posterior", fontsize=9)
+        axes[row, column].tick_params(labelbottom=not below)
+        axes[row, column].set_ylabel("" if column else "observed (Kaplan-Meier, 95%)", fontsize=9)
     style.legend_below(figure, axes[0, 0], columns=3)
     style.headline(figure, f"{problem.name}: calibration of ten groups of held-out subjects")
     return figure
