@@ -119,10 +119,10 @@ def risk_surface(fitted: Sequence[Fitted], problem: Problem) -> Figure:
         shown[each.name] = centred.mean(0)
         if len(centred) > 1:
             spread = {f"sd, {each.name.removeprefix('Bayesian network, ')}": centred.std(0)}
-    figure, axes = style.panels(1, len(shown) + len(spread), width=2.2, height=2.4, sharey=True, sharex=True)
+    figure, axes = style.panels(1, len(shown) + len(spread), width=2.2, height=2.6, sharey=True, sharex=True)
     for ax, (name, values) in zip(axes[0], (shown | spread).items(), strict=True):
         is_spread = name in spread
-        limits = {"vmin": 0.0, "vmax": 0.4} if is_spread else {"vmin": -0.8, "vmax": 1.2}
+        limits = {"vmin": 0.0} if is_spread else {"vmin": -0.8, "vmax": 1.2}
         picture = ax.imshow(
             values.reshape(GRID, GRID).numpy(), origin="lower", extent=(-1, 1, -1, 1),
             cmap="Greys" if is_spread else "viridis", **limits,
