@@ -76,7 +76,7 @@ def calibration(reliability: dict[str, list[Reliability]], problem: Problem) -> 
             ax.errorbar(
                 at.predicted, at.observed, fmt=marker, color=colour, markersize=4, elinewidth=0.7, alpha=0.85,
                 xerr=_arms(at.predicted, at.predicted_band), yerr=_arms(at.observed, at.observed_band),
-                label=f"at {horizon:.3g} {problem.unit if problem.law is None else ''}",
+                label=f"at {horizon:,.{0 if horizon >= 10 else 1}f} {problem.unit if problem.law is None else ''}",
             )  # fmt: skip
         covered, error = np.mean([at.coverage for at in each]), np.mean([at.error for at in each])
         ax.text(0.98, 0.03, f"error {error:.3f}\n{covered:.0%} covered", fontsize=8, transform=ax.transAxes, ha="right")
