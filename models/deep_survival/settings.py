@@ -59,8 +59,8 @@ SETTINGS = {
         chain_scale=1.5, mode_epochs=100,
     ),
     "support": Settings(
-        per_interval=True, plain_scale=0.5, plain_epochs=70, svi_scale=1.0, svi_epochs=90, chain_scale=1.0,
-        mode_epochs=40, chains=6,
+        hidden=(32, 32), per_interval=True, plain_scale=0.7, plain_epochs=70, svi_scale=1.0, svi_epochs=90,
+        chain_scale=1.0, mode_epochs=40, step_size=0.02, chains=6,
     ),
     "whas": Settings(
         hidden=(64, 64), plain_scale=4.0, plain_epochs=300, svi_scale=4.0, svi_epochs=300, chain_scale=8.0,
