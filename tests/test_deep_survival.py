@@ -18,9 +18,9 @@ from pyro_bdl.errors import InputError
 from tests.fresh_state import fresh_state  # noqa: F401
 
 pytest.importorskip("sksurv")
-FEW = replace(
-    SETTINGS["synthetic"], plain_epochs=40, svi_epochs=60, svi_draws=30, chains=2, mode_epochs=20, warmup=50,
-    updates=100, thinning=10,
+FEW = replace(  # for fewer subjects, wider priors
+    SETTINGS["synthetic"], plain_scale=1.0, plain_epochs=60, svi_scale=4.0, svi_epochs=60, svi_draws=30,
+    chain_scale=2.0, chains=2, mode_epochs=20, warmup=50, updates=100, thinning=10,
 )  # fmt: skip
 
 
