@@ -86,7 +86,8 @@ def test_edges_are_finite(log_hazard: list[float], u: float, unit: float) -> Non
     assert bool(torch.isfinite(time)) and bool(time >= 0)  # noqa: PT018
     if time > 0:
         assert bool(torch.isfinite(law.log_prob(time)))
-        assert float(law.cdf(time)) == pytest.approx(u, rel=1e-6)
+        rounding = 4 * torch.finfo(torch.float64).eps * float(time * hazards.exp().max())  # of a time after a cut
+        assert float(law.cdf(time)) == pytest.approx(u, rel=1e-6, abs=rounding)
 
 
 BASES: dict[str, Any] = {
