@@ -34,7 +34,16 @@ from pyro_bdl.inference import (
     objective,
 )
 from pyro_bdl.latent import SemiSupervisedVAE, VariationalAutoencoder
-from pyro_bdl.observation import Classifier, Regressor
+from pyro_bdl.observation import (
+    BinaryClassifier,
+    Classifier,
+    Intervals,
+    PartialLikelihood,
+    PoissonRegressor,
+    Regressor,
+    SurvivalRegressor,
+    deepify,
+)
 from pyro_bdl.sgmcmc import (
     SGHMC,
     SGLD,
@@ -61,6 +70,7 @@ __all__ = [
     "SGNHT",
     "SVRG",
     "BayesianModule",
+    "BinaryClassifier",
     "Chains",
     "Classifier",
     "CompressedNetwork",
@@ -70,10 +80,13 @@ __all__ = [
     "EMFit",
     "Fit",
     "ImportanceWeightedELBO",
+    "Intervals",
     "KLBudget",
     "Langevin",
     "MeanFieldELBO",
     "Minibatch",
+    "PartialLikelihood",
+    "PoissonRegressor",
     "PolynomialDecay",
     "PreconditionedSGLD",
     "RandomDraw",
@@ -81,9 +94,11 @@ __all__ = [
     "Retraining",
     "SemiSupervisedVAE",
     "Shrink",
+    "SurvivalRegressor",
     "VariationalAutoencoder",
     "compress",
     "data",
+    "deepify",
     "diagnostics",
     "distributions",
     "errors",
