@@ -57,6 +57,8 @@ def mistakes(x: Tensor, y: Tensor, told: Tensor) -> Figure:
     height, width = x.shape[-2] + 2, x.shape[-1] + 2
     for i, (own, said) in enumerate(zip(y.tolist(), told.tolist(), strict=True)):
         row, column = divmod(i, columns)
-        text = f"{own}, {said}"
-        ax.text(column * width + 1, row * height + 1, text, fontsize=6, color=latent_figures.style.VERMILION, va="top")
+        ax.text(
+            column * width + 1, row * height + 1, f"{own}, {said}", fontsize=6, color=latent_figures.style.VERMILION,
+            va="top", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+        )  # fmt: skip
     return figure
