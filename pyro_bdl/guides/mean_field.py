@@ -150,7 +150,8 @@ class AutoMeanField(AutoGuide):
     def distributions(self) -> dict[str, dist.TorchDistribution]:
         """The posterior of each site by name, detached, all dimensions being event dimensions."""
         with torch.no_grad():
-            pairs = zip(self.sites, self.moments(), strict=True)
+            own = (Moments(loc.detach(), variance) for loc, variance in self.moments())  # a view keeps its gradient
+            pairs = zip(self.sites, own, strict=True)
             laws = {site.name: posterior(site, moments, self.support(site)) for site, moments in pairs}
             return {name: q.to_event(len(q.batch_shape)) for name, q in laws.items()}
 
