@@ -56,7 +56,7 @@ def picture(rows: Tensor, title: str, *, width: float = 6.0, names: Sequence[tup
     image = grid(rows)
     figure, axes = style.panels(1, 1, width=width, height=width * image.shape[0] / image.shape[1] + 0.35)
     ax = axes[0, 0]
-    ax.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.imshow(image.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     ax.set_axis_off()
     for height, name in names:
         ax.text(-0.01, 1 - height, name, transform=ax.transAxes, ha="right", va="center", fontsize=8, color=style.INK)
@@ -83,9 +83,19 @@ def latent_plane(mean: Tensor, labels: Tensor, *, most: int = 5000) -> Figure:
     plane = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T if mean.shape[1] > 2 else centred
     figure, axes = style.panels(1, 1, width=5.6, height=4.8)
     ax = axes[0, 0]
-    points = ax.scatter(*plane.T, c=labels[:most], cmap=CLASS_COLOURS, s=5, linewidths=0, alpha=0.7)
+    classes = int(labels.max()) + 1
+    points = ax.scatter(
+        *plane.T.numpy(),
+        c=labels[:most].numpy(),
+        cmap=CLASS_COLOURS,
+        vmin=-0.5,
+        vmax=classes - 0.5,
+        s=6,
+        linewidths=0,
+        alpha=0.7,
+    )
     style.label(ax, x="first direction of the latent means", y="second")
-    bar = figure.colorbar(points, ax=ax, ticks=range(int(labels.max()) + 1), shrink=0.8)
+    bar = figure.colorbar(points, ax=ax, ticks=range(classes), shrink=0.8)
     bar.set_label("class", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     style.headline(figure, "Classes in the latent space, which knew of none")
@@ -98,7 +108,7 @@ def latent_numbers(numbers: Mapping[str, Tensor]) -> Figure:
     for ax, (site, kl) in zip(axes[0], numbers.items(), strict=True):
         ordered = kl.flatten().sort(descending=True).values
         colours = [style.BLUE if value > ACTIVE else style.PALE for value in ordered]
-        ax.bar(range(len(ordered)), ordered, color=colours, width=0.8)
+        ax.bar(range(len(ordered)), ordered.numpy(), color=colours, width=0.8)
         active = sum(value > ACTIVE for value in ordered.tolist())
         title = f"{site}: {active} of {len(ordered)} used, {float(kl.sum()):.1f} nats"
         style.label(ax, x="latent number, by its KL", y="KL, nats", title=title)

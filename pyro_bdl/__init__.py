@@ -5,7 +5,7 @@ by stochastic-gradient MCMC (`SGLD` in Pyro's own `MCMC`), look at the posterior
 `from_pyro_svi`), and turn it into a small network on disk (`compress`).
 """
 
-from pyro_bdl import data, diagnostics, distributions, errors, guides, latent, priors
+from pyro_bdl import data, diagnostics, distributions, errors, graph, guides, latent, priors
 from pyro_bdl.bayesian_module import BayesianModule
 from pyro_bdl.compress import compress
 from pyro_bdl.compression.compressed import CompressedNetwork, load_compressed
@@ -22,9 +22,28 @@ from pyro_bdl.diagnostics import (
     predict_locally,
 )
 from pyro_bdl.estimators import flipout, local_reparameterization
-from pyro_bdl.inference import Fit, ImportanceWeightedELBO, MeanFieldELBO, Shrink, fit_svi, objective
+from pyro_bdl.exact import sum_out
+from pyro_bdl.inference import (
+    EMFit,
+    Fit,
+    ImportanceWeightedELBO,
+    MeanFieldELBO,
+    Shrink,
+    fit_em,
+    fit_svi,
+    objective,
+)
 from pyro_bdl.latent import SemiSupervisedVAE, VariationalAutoencoder
-from pyro_bdl.observation import Classifier, Regressor
+from pyro_bdl.observation import (
+    BinaryClassifier,
+    Classifier,
+    Intervals,
+    PartialLikelihood,
+    PoissonRegressor,
+    Regressor,
+    SurvivalRegressor,
+    deepify,
+)
 from pyro_bdl.sgmcmc import (
     SGHMC,
     SGLD,
@@ -51,18 +70,23 @@ __all__ = [
     "SGNHT",
     "SVRG",
     "BayesianModule",
+    "BinaryClassifier",
     "Chains",
     "Classifier",
     "CompressedNetwork",
     "Constant",
     "ControlVariate",
     "Cyclical",
+    "EMFit",
     "Fit",
     "ImportanceWeightedELBO",
+    "Intervals",
     "KLBudget",
     "Langevin",
     "MeanFieldELBO",
     "Minibatch",
+    "PartialLikelihood",
+    "PoissonRegressor",
     "PolynomialDecay",
     "PreconditionedSGLD",
     "RandomDraw",
@@ -70,18 +94,22 @@ __all__ = [
     "Retraining",
     "SemiSupervisedVAE",
     "Shrink",
+    "SurvivalRegressor",
     "VariationalAutoencoder",
     "compress",
     "data",
+    "deepify",
     "diagnostics",
     "distributions",
     "errors",
     "find_step_size",
+    "fit_em",
     "fit_svi",
     "flipout",
     "from_chains",
     "from_pyro",
     "from_pyro_svi",
+    "graph",
     "guide_draws",
     "guides",
     "latent",
@@ -94,4 +122,5 @@ __all__ = [
     "priors",
     "sample_chains",
     "step_size_weighted_mean",
+    "sum_out",
 ]

@@ -6,6 +6,7 @@ and a plate whose numbers are not those of the data is refused.
 
 from typing import Any
 
+import pyro
 import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message, am_i_wrapped, apply_stack
@@ -114,3 +115,12 @@ def data_size(batch_length: int) -> int:
     }  # fmt: skip
     apply_stack(msg)
     return msg["value"]
+
+
+def observation_plate(name: str, batch_length: int, size: int | None = None) -> pyro.plate:
+    """The data plate of a batch: of `size` data points, or of as many as `data_size` says.
+
+    >>> observation_plate("data", 3, 100).subsample_size
+    3
+    """
+    return pyro.plate(name, size=data_size(batch_length) if size is None else size, subsample_size=batch_length)

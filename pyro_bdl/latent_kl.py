@@ -5,9 +5,10 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from torch import Tensor
 from torch.distributions import kl_divergence
+
+from pyro_bdl.record import Record
 
 ACTIVE = 0.01
 
@@ -49,16 +50,16 @@ def latent_kl(model: Callable[..., Any], guide: Callable[..., Any], *data: Any) 
     >>> {site: kl.shape for site, kl in latent_kl(vae.model, vae.guide, torch.ones(5, 6)).items()}
     {'z': torch.Size([2])}
     """
-    guide_trace = poutine.trace(guide).get_trace(*data)
-    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*data)
+    guide_trace = Record.of(guide, *data)
+    model_trace = Record.of(model, *data, answers=guide_trace.nodes)
     found = {}
     for name, posterior in guide_trace.nodes.items():
         node = model_trace.nodes.get(name)
-        if node is None or node["type"] != "sample" or not posterior["cond_indep_stack"]:
+        if node is None or not posterior["cond_indep_stack"]:
             continue
         q: Any = posterior["fn"]
         p: Any = node["fn"]
-        kl = closed_form_kl(base_law(q), base_law(p)) if q.has_rsample else None
+        kl = closed_form_kl(base_law(q), base_law(p)) if posterior["value"].is_floating_point() else None
         if kl is not None:
             found[name] = kl.reshape(-1, *p.event_shape).mean(0)
     return found

@@ -5,14 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pyro
-from pyro import poutine
 from pyro.distributions import Independent
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from pyro_bdl.errors import InputError, UnsupportedModelError
-
-Node = dict[str, Any]
+from pyro_bdl.record import Node, Record
 
 
 class Particles(pyro.plate):
@@ -60,8 +58,8 @@ def traces(
 ) -> tuple[Any, Any]:
     """The traces of model and guide, with `count` draws of each data point's latent variables."""
     with Particles(count):
-        guide_trace = poutine.trace(guide).get_trace(*data, **options)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*data, **options)
+        guide_trace = Record.of(guide, *data, **options)
+        model_trace = Record.of(model, *data, answers=guide_trace.nodes, **options)
     return model_trace, guide_trace
 
 

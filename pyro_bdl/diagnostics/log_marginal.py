@@ -19,6 +19,7 @@ class LogMarginal:
 
     Attributes:
         value: log p(x) of each (N,), in nats.
+        bound: E_q[log w] of each (N,), the evidence lower bound of its latent variables.
         effective_sample_size: of each (N,): (sum of weights)^2 / sum of squared weights, between 1 and S.
         pareto_k: of each (N,), the shape of the weights' upper tail. Above 0.7 the estimate is not to be trusted: it is
             then likely too low, since the largest weights were not met. Infinite for fewer than 25 draws, minus
@@ -26,6 +27,7 @@ class LogMarginal:
     """
 
     value: Tensor
+    bound: Tensor
     effective_sample_size: Tensor
     pareto_k: Tensor
 
@@ -99,12 +101,17 @@ def log_marginal(
     return LogMarginal(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-def _summary(log_weights: Tensor, *, first: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of log-weights (S, B), of the rows from `first` on: log mean, effective sample size, Pareto k."""
+def _summary(log_weights: Tensor, *, first: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of log-weights (S, B), of the rows from `first` on: log mean, mean log, effective sample size, Pareto k."""
     value = log_mean_exp(log_weights)
     if not bool(torch.isfinite(value).all()):
         row = int((~torch.isfinite(value)).nonzero()[0])
         raise NumericalError(f"the log marginal of row {first + row} is {float(value[row])}")
     normalised = log_weights.softmax(0)
     k = pareto_k(log_weights.T.numpy(force=True))
-    return value.float(), (1 / normalised.square().sum(0)).float(), torch.as_tensor(k).float()
+    return (
+        value.float(),
+        log_weights.mean(0).float(),
+        (1 / normalised.square().sum(0)).float(),
+        torch.as_tensor(k).float(),
+    )

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO
 from pyro.poutine.enum_messenger import EnumMessenger
@@ -17,6 +16,7 @@ from pyro_bdl.inference.enumeration import Enumeration, Node, expected
 from pyro_bdl.inference.kl_terms import kl_terms, latent
 from pyro_bdl.inference.numbers import refuse_non_finite
 from pyro_bdl.log_density import log_density
+from pyro_bdl.record import Record
 
 
 class MeanFieldELBO(ELBO):
@@ -106,7 +106,7 @@ class MeanFieldELBO(ELBO):
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         guide_trace = self._guide_trace(guide, args, kwargs)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+        model_trace = Record.of(model, *args, answers=guide_trace.nodes, **kwargs)
         for node in latent(model_trace):
             if node["name"] not in guide_trace.nodes:
                 raise InputError(
@@ -117,14 +117,14 @@ class MeanFieldELBO(ELBO):
     def _guide_trace(self, guide: Any, args: Any, kwargs: Any) -> Any:
         """The guide's trace; the second, with all values of its enumerated sites, where it has any."""
         if self._first_free_dim is None:
-            trace = poutine.trace(guide).get_trace(*args, **kwargs)
+            trace = Record.of(guide, *args, **kwargs)
             sites = [node for node in trace.nodes.values() if node["type"] == "sample"]
             if not any(node["infer"].get("enumerate") == "parallel" for node in sites):
                 return trace
             dims = [frame.dim for node in sites for frame in node["cond_indep_stack"] if frame.vectorized]
             self._first_free_dim = min(dims, default=0) - 1
         with EnumMessenger(first_available_dim=self._first_free_dim):
-            return poutine.trace(guide).get_trace(*args, **kwargs)
+            return Record.of(guide, *args, **kwargs)
 
 
 def _log_likelihood(node: Node, enumeration: Enumeration | None) -> Tensor:

@@ -36,7 +36,7 @@ def kl_terms(
     auxiliary = {
         name: node
         for name, node in guide_trace.nodes.items()
-        if node["type"] == "sample" and name not in model_trace and not isinstance(node["fn"], _Subsample)
+        if node["type"] == "sample" and name not in model_trace.nodes and not isinstance(node["fn"], _Subsample)
     }
     turned = _turned(model_trace, guide_trace)
     for node in latent(model_trace):

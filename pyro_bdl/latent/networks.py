@@ -6,6 +6,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.poutine.replay_messenger import ReplayMessenger
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
@@ -98,7 +99,9 @@ def register(network: nn.Module, name: str) -> None:
 
 
 def _wants_parameters(handler: Any) -> bool:
-    return handler.param_only if isinstance(handler, TraceMessenger) else hasattr(handler, "_pyro_param")
+    if isinstance(handler, TraceMessenger):
+        return handler.param_only
+    return hasattr(handler, "_pyro_param") and not (isinstance(handler, ReplayMessenger) and handler.params is None)
 
 
 def data_plate(rows: int, size: int | None) -> Any:

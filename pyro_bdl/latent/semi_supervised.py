@@ -157,8 +157,10 @@ class SemiSupervisedVAE(nn.Module):
         return Code(style, self.one_hot(label))
 
     def decoded(self, *codes: Code) -> list[Tensor]:
-        """What the decoder puts out for each group of codes, in one call, since its weights may be random."""
+        """What the decoder puts out for each group of codes; in one call if its weights are random, and drawn once."""
         register(self.decoder, f"{self.name}.decoder")
+        if self.weights.guide is None:
+            return [run(self.decoder, *code, ranks=[1, 1]) for code in codes]
         shapes = [code.batch for code in codes]
         rows = [
             [part.expand(*shape, part.shape[-1]).reshape(-1, part.shape[-1]) for part in code]

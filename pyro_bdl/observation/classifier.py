@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor
 
-from pyro_bdl.data_plate import data_size
+from pyro_bdl.data_plate import observation_plate
 from pyro_bdl.observation.checks import check_length, check_rank
 
 
@@ -43,6 +43,5 @@ class Classifier:
         check_rank("the network's output", logits, 2, "(batch, classes)")
         if y is not None:
             check_length("labels", y, logits, integers=True)
-        size = data_size(len(x)) if self.size is None else self.size
-        with pyro.plate(self.plate, size=size, subsample_size=len(x)):
+        with observation_plate(self.plate, len(x), self.size):
             return pyro.sample(self.site, dist.Categorical(logits=logits), obs=y)

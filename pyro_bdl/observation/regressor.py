@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from pyro_bdl.data_plate import data_size
+from pyro_bdl.data_plate import observation_plate
 from pyro_bdl.errors import InputError
-from pyro_bdl.observation.checks import check_length, check_rank
+from pyro_bdl.observation.checks import check_length, check_rank, one_each
 from pyro_bdl.parameters import own_parameter
 
 Noise = float | str | Distribution
@@ -69,13 +69,11 @@ class Regressor:
                 raise InputError("the network's output", expected="shape (batch, 2)", got=f"{tuple(outputs.shape)}")
             mean, scale = outputs[:, 0], F.softplus(outputs[:, 1]) + self.floor
         else:
-            mean = outputs[:, 0] if outputs.dim() == 2 and outputs.shape[1] == 1 else outputs
-            check_rank("the network's output", mean, 1, "(batch,) or (batch, 1)")
+            mean = one_each(outputs)
             scale = self._scale(mean)
         if y is not None:
             check_length("targets", y, mean, integers=False)
-        size = data_size(len(x)) if self.size is None else self.size
-        with pyro.plate(self.plate, size=size, subsample_size=len(x)):
+        with observation_plate(self.plate, len(x), self.size):
             return pyro.sample(self.site, dist.Normal(mean, scale), obs=y)
 
     def _scale(self, mean: Tensor) -> Tensor:

@@ -1,0 +1,237 @@
+"""Semi-supervised learning with deep generative models: a few labels, many images (Kingma et al. 2014).
+
+python -m models.semi_supervised_vae --data digits --labels 100 --variant m2
+"""
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from rich.console import Console
+from sklearn.svm import SVC
+from torch import Tensor, nn
+
+import pyro_bdl as bdl
+from models import latent_figures, semi_supervised_figures
+from models.binarization import DynamicallyBinarized
+from models.labelled import BesideLabelled, balanced
+from models.langevin.tables import report
+from models.latent_networks import begin_at, dense, summed
+from models.published import SEMI_SUPERVISED
+from models.schedules import falling
+
+CLASSES = 10
+
+
+@dataclass
+class Options:
+    """Learn ten classes of images of which only some have labels, and report the test error."""
+
+    data: Literal["digits", "mnist"] = "digits"
+    """the images: scikit-learn's 1,797 digits (embedded), or MNIST; binarised anew each time they are seen"""
+    data_dir: Path | None = None
+    """where the files of the full set are; else PYRO_BDL_DATA, else they are downloaded"""
+    labels: int = 100
+    """labelled images, as many of each class, drawn by the seed; all others of the training set are unlabelled"""
+    variant: Literal["m1", "m2", "m1+m2"] = "m2"
+    """m1: a classifier of an autoencoder's latent variables; m2: a class beside the style; m1+m2: m2 of m1's latent
+    variables"""
+    out: Path = Path("out/semi_supervised_vae")
+    """where the table, the figures and the ArviZ data are written"""
+    seed: int = 0
+    """seeds the labelled subset, the networks' initial values, the order of the data and all noise"""
+    evaluate: Literal["test", "validation"] = "test"
+    """the part that the table is about; both stay out of training"""
+    epochs: int | None = None
+    """of m2; default by data set"""
+    m1_epochs: int | None = None
+    """of m1; default by data set"""
+    hidden: tuple[int, ...] | None = None
+    """units of each network's hidden layers; default by data set"""
+    latent_size: int = 50
+    """latent numbers of an image, in each model"""
+    alpha: float = 0.1
+    """the weight of classification, in units of all data points"""
+    learning_rate: float = 1e-3
+    """Adam's first learning rate, which falls linearly to zero"""
+    batch_size: int = 200
+    """unlabelled images of a batch"""
+    labelled_batch_size: int = 100
+    """labelled images beside them"""
+    checkpoint: Path | None = None
+    """the beginning of files from which the same command goes on where it was stopped"""
+    progress: Annotated[bool, tyro.conf.FlagConversionOff] = True
+    """show progress bars"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What differs between small and large sets."""
+
+    epochs: int
+    m1_epochs: int
+    hidden: tuple[int, ...]
+
+
+SETTINGS = {"digits": Settings(100, 200, (200,)), "mnist": Settings(60, 100, (500,))}
+
+
+@dataclass
+class Problem:
+    """Images, and what is known of them.
+
+    Attributes:
+        x: training images, grey, all as unlabelled ones.
+        x_labelled, y: those with labels.
+        x_held, y_held: those on which the classes are told.
+    """
+
+    options: Options
+    x: Tensor
+    x_labelled: Tensor
+    y: Tensor
+    x_held: Tensor
+    y_held: Tensor
+
+    @property
+    def settings(self) -> Settings:
+        """By data set, unless told."""
+        of_set, own = SETTINGS[self.options.data], self.options
+        return Settings(own.epochs or of_set.epochs, own.m1_epochs or of_set.m1_epochs, own.hidden or of_set.hidden)
+
+    @classmethod
+    def load(cls, options: Options) -> "Problem":
+        """The images, with a balanced subset of labels."""
+        parts = bdl.data.load(options.data, root=options.data_dir, seed=0)
+        rows = balanced(parts.y_train, options.labels, seed=options.seed)
+        test = options.evaluate == "test"
+        held = (parts.x_test, parts.y_test) if test else (parts.x_validation, parts.y_validation)
+        return cls(options, parts.x_train, parts.x_train[rows], parts.y_train[rows], *held)
+
+
+def fit(problem: Problem, part: str, program: Any, data: Any, epochs: int) -> Any:
+    """Fit a pair of model and guide; the KL comes in over a tenth of the epochs, so that z comes to be used."""
+    options = problem.options
+    checkpoint = None if options.checkpoint is None else options.checkpoint.with_suffix(f".{part}")
+    return bdl.fit_svi(
+        program.model, program.guide, data, epochs=epochs, estimator="plain",
+        optimizer=lambda parameters: torch.optim.Adam(parameters, lr=options.learning_rate, fused=True),
+        schedule=falling, kl_warmup=epochs / 10, checkpoint=checkpoint, seed=options.seed, progress=options.progress,
+    )  # fmt: skip
+
+
+def fit_m1(problem: Problem) -> tuple[bdl.VariationalAutoencoder, Any]:
+    """An autoencoder of all images, labelled or not."""
+    options, settings = problem.options, problem.settings
+    pixels, hidden, size = math.prod(problem.x.shape[1:]), settings.hidden, options.latent_size
+    encoder = dense([pixels, *hidden, *hidden[-1:], 2 * size])
+    decoder = dense([size, *hidden[-1:], *reversed(hidden), pixels])
+    vae = bdl.VariationalAutoencoder(encoder, begin_at(decoder, problem.x.mean(0)), size, name="m1")
+    data = DynamicallyBinarized(problem.x, batch_size=options.batch_size)
+    return vae, fit(problem, "m1", vae, data, settings.m1_epochs)
+
+
+def build_m2(problem: Problem, inputs: int, likelihood: bdl.latent.Likelihood) -> bdl.SemiSupervisedVAE:
+    """Classifier, encoder and decoder of inputs of so many numbers."""
+    hidden, size = problem.settings.hidden, problem.options.latent_size
+    return bdl.SemiSupervisedVAE(
+        dense([inputs, *hidden, CLASSES], nn.Softplus),
+        summed([inputs, CLASSES], [*hidden, 2 * size]),
+        summed([size, CLASSES], [*reversed(hidden), likelihood.numbers * inputs]),
+        size, classes=CLASSES, likelihood=likelihood, name="m2",
+    )  # fmt: skip
+
+
+def fit_m2(problem: Problem, vae: bdl.SemiSupervisedVAE, x: Tensor, x_labelled: Tensor, draw: Any) -> Any:
+    """Fit m2 to all inputs beside the labelled ones."""
+    options = problem.options
+    pair = vae.with_labels(size=len(x_labelled), alpha=options.alpha)
+    data = BesideLabelled(
+        x, x_labelled, problem.y, batch_size=options.batch_size,
+        labelled_batch_size=options.labelled_batch_size, draw=draw,
+    )  # fmt: skip
+    return fit(problem, "m2", pair, data, problem.settings.epochs)
+
+
+def run_m1(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
+    """Classes by a support vector machine of the latent means; what else there is to report."""
+    vae, history = fit_m1(problem)
+    machine = SVC(C=10.0).fit(vae.encode(problem.x_labelled).mean.numpy(), problem.y.numpy())
+    told = torch.as_tensor(machine.predict(vae.encode(problem.x_held).mean.numpy()))
+    return told, {"m1": vae, "losses": history.losses, "seconds": history.seconds}
+
+
+def run_m2(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
+    """Classes by q(y | x) of m2."""
+    torch.manual_seed(problem.options.seed)
+    vae = build_m2(problem, math.prod(problem.x.shape[1:]), bdl.latent.Bernoulli())
+    history = fit_m2(problem, vae, problem.x, problem.x_labelled, torch.bernoulli)
+    return vae.classify(problem.x_held), {"m2": vae, "losses": history.losses, "seconds": history.seconds}
+
+
+def run_m1_m2(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
+    """Classes by m2 of draws of m1's latent variables, averaged over draws."""
+    torch.manual_seed(problem.options.seed)
+    m1, first = fit_m1(problem)
+    m2 = build_m2(problem, problem.options.latent_size, bdl.latent.Gaussian())
+
+    def posterior(x: Tensor) -> Tensor:
+        law = m1.encode(x)
+        return torch.stack([law.mean, law.stddev], 1)
+
+    history = fit_m2(problem, m2, posterior(problem.x), posterior(problem.x_labelled), drawn)
+    held = posterior(problem.x_held)
+    with torch.no_grad():
+        probabilities = sum(m2.classifier(drawn(held)).softmax(-1) for _ in range(50))
+    found = {"m1": m1, "m2": m2, "losses": history.losses, "seconds": first.seconds + history.seconds}
+    return probabilities.argmax(-1), found
+
+
+def drawn(posterior: Tensor) -> Tensor:
+    """A draw of each normal, from means and deviations (N, 2, D)."""
+    mean, scale = posterior.unbind(1)
+    return mean + scale * torch.randn_like(scale)
+
+
+VARIANTS = {"m1": run_m1, "m2": run_m2, "m1+m2": run_m1_m2}
+
+
+def run(options: Options) -> list[dict[str, Any]]:
+    """Fit, tell the classes, draw; the rows of the table."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    problem = Problem.load(options)
+    begin = time.perf_counter()
+    told, found = VARIANTS[options.variant](problem)
+    row = {
+        "method": f"{options.variant}, seed {options.seed}", "labels": options.labels,
+        "error %": 100 * float((told != problem.y_held).float().mean()),
+        "fit, s": found["seconds"], "in all, s": time.perf_counter() - begin,
+    }  # fmt: skip
+    published = [
+        {"method": f"published: {name}", "labels": options.labels, "error %": errors[options.labels]}
+        for name, errors in SEMI_SUPERVISED.items()
+        if options.data == "mnist" and options.labels in errors
+    ]
+    written = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
+    console = Console(width=120)
+    report(
+        [row, *published], title=f"{options.data}, {options.evaluate}", name="semi_supervised_vae", out=options.out,
+        settings=written, console=console,
+    )  # fmt: skip
+    semi_supervised_figures.draw(problem.x_held, problem.y_held, told, found, options.out)
+    latent_figures.bound(found["losses"]).savefig(options.out / "bound.png", bbox_inches="tight")
+    console.print(f"table, figures and ArviZ data are in {options.out}/")
+    return [row, *published]
+
+
+def main() -> None:
+    """The command line."""
+    run(tyro.cli(Options, description=__doc__))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""The graph of a program has every edge that there is, or an error says why it cannot be seen."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.ops.indexing import Vindex
+
+import pyro_bdl as bdl
+from pyro_bdl import graph
+from pyro_bdl.errors import InputError, UnsupportedModelError
+from tests.graph.random_nets import program, random_graph, random_tables
+
+TABLE = torch.tensor([[0.1, 0.5], [0.6, 0.9]])
+
+SEEN: dict[str, Callable[[Any, Any], Any]] = {
+    "index": lambda a, b: TABLE[a.long(), b],
+    "Vindex": lambda a, b: Vindex(TABLE)[a.long(), b],
+    "where": lambda a, b: torch.where(a.bool(), torch.where(b.bool(), 0.1, 0.2), 0.3),
+    "arithmetic": lambda a, b: 0.2 + 0.3 * a + 0.1 * b,
+    "one-hot": lambda a, b: torch.nn.functional.one_hot(b, 2).float() @ TABLE @ torch.stack([a, 1 - a]) / 2,
+    "gather": lambda a, b: TABLE.index_select(0, a.long().reshape(1))[0].gather(0, b.reshape(1))[0],
+    "deterministic": lambda a, b: pyro.deterministic("d", TABLE[a.long(), b]),
+    "delta": lambda a, b: pyro.sample("d", dist.Delta(TABLE[a.long(), b])),
+}
+
+LOST: dict[str, Callable[[Any, Any], Any]] = {
+    "if": lambda a, b: torch.tensor(0.1) if a else 0.2 * (b + 1),
+    "comparison": lambda a, b: torch.tensor(0.1) if a == 1 else 0.2 * (b + 1),
+    "int": lambda a, b: TABLE[int(a), b],
+    "float": lambda a, b: float(a) * 0.3 + 0.1 * b,
+    "item": lambda a, b: a.item() * 0.3 + 0.1 * b,
+    "tolist": lambda a, b: a.tolist() * 0.3 + 0.1 * b,
+    "numpy": lambda a, b: torch.as_tensor(TABLE.numpy()[a.long().numpy()])[b],
+    "list": lambda a, b: [0.1, 0.2][a.long()] + 0.1 * b,
+    "equal": lambda a, b: (0.1 if torch.equal(a, torch.tensor(1.0)) else 0.2) + 0.1 * b,
+}
+
+
+def model_of(rule: Callable[[Any, Any], Any]) -> Callable[[], None]:
+    def model() -> None:
+        a = pyro.sample("a", dist.Bernoulli(0.3))
+        b = pyro.sample("b", dist.Categorical(torch.tensor([0.4, 0.6])))
+        pyro.sample("c", dist.Bernoulli(rule(a, b)))
+
+    return model
+
+
+@pytest.mark.parametrize("rule", SEEN)
+def test_edges_are_seen(rule: str) -> None:
+    found = graph.of(model_of(SEEN[rule]))
+    assert list(found) == ["a", "b", "c"]
+    assert set(found.edges) == {("a", "c"), ("b", "c")}
+
+
+@pytest.mark.parametrize("rule", LOST)
+def test_edges_are_not_lost_in_silence(rule: str) -> None:
+    with pytest.raises(UnsupportedModelError, match="comes from 'a'"):
+        graph.of(model_of(LOST[rule]))
+
+
+def test_parameters_may_leave_torch() -> None:
+    def model() -> None:
+        scale = float(pyro.param("scale", torch.tensor(2.0)))
+        a = pyro.sample("a", dist.Normal(0.0, scale))
+        pyro.sample("b", dist.Normal(a, pyro.param("scale")))
+
+    assert list(graph.of(model).edges) == [("a", "b")]
+
+
+def test_masks_and_scales_are_edges() -> None:
+    """Pyro's own inspection does not see them."""
+
+    def model() -> None:
+        a = pyro.sample("a", dist.Bernoulli(0.3))
+        with poutine.mask(mask=a.bool()):
+            pyro.sample("b", dist.Normal(0.0, 1.0))
+        with poutine.scale(scale=1.0 + a):
+            pyro.sample("c", dist.Normal(0.0, 1.0))
+
+    assert set(graph.of(model).edges) == {("a", "b"), ("a", "c")}
+
+
+def test_random_programs_have_their_graphs() -> None:
+    rng = np.random.default_rng()
+    for _ in range(30):
+        net = random_graph(rng)
+        found = graph.of(program(net, random_tables(net, rng)))
+        assert set(found.edges) == set(net.edges)
+        assert set(found) == set(net)
+
+
+def test_attributes() -> None:
+    def model(x: torch.Tensor) -> None:
+        rate = pyro.sample("rate", dist.Gamma(1.0, 1.0))
+        with pyro.plate("groups", 2, dim=-2):
+            mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+            with pyro.plate("items", 3, dim=-1):
+                pyro.sample("x", dist.Normal(mean, rate), obs=x)
+        pyro.factor("penalty", -rate)
+
+    found = graph.of(model, torch.zeros(2, 3))
+    assert found.nodes["x"] == {
+        "observed": True, "factor": False, "distribution": "Normal", "plates": ("groups", "items"),
+    }  # fmt: skip
+    assert found.nodes["penalty"]["factor"]
+    assert not found.nodes["rate"]["observed"]
+    assert list(found.predecessors("penalty")) == ["rate"]
+
+
+def test_conditioned_and_observed_sites_keep_their_edges() -> None:
+    model = pyro.condition(model_of(SEEN["index"]), {"c": torch.tensor(1.0), "a": torch.tensor(0.0)})
+    found = graph.of(model)
+    assert set(found.edges) == {("a", "c"), ("b", "c")}
+    assert [node for node, data in found.nodes.items() if data["observed"]] == ["a", "c"]
+
+
+def test_networks() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    found = graph.of(bdl.Classifier(bdl.BayesianModule(network)), torch.randn(5, 3), torch.zeros(5).long())
+    assert set(found.predecessors("y")) == {"0.weight", "0.bias", "2.weight", "2.bias"}
+
+
+def test_nothing_is_changed() -> None:
+    def model() -> None:
+        pyro.param("p", torch.tensor(1.0))
+        pyro.sample("a", dist.Normal(0.0, 1.0))
+
+    before = torch.get_rng_state()
+    with poutine.trace() as outer:
+        graph.of(model)
+    assert not outer.trace.nodes
+    assert not list(pyro.get_param_store().keys())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_no_sites() -> None:
+    with pytest.raises(InputError, match="at least one sample site"):
+        graph.of(lambda: None)

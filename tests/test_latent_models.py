@@ -1,0 +1,122 @@
+"""The commands of latent-variable models run, write what they promise, go on where they stopped, and learn."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import pyro_bdl as bdl
+from models import semi_supervised_vae, vae
+from models.binarization import DynamicallyBinarized, binarized
+from models.labelled import BesideLabelled, balanced
+from pyro_bdl.errors import InputError
+from tests.fresh_state import fresh_state  # noqa: F401
+
+QUICK: dict[str, Any] = {"progress": False, "learning_rate": 3e-3}
+SHORT: dict[str, Any] = QUICK | {"epochs": 4, "log_marginal_samples": 50, "batch_size": 200}
+
+VAES: dict[str, dict[str, Any]] = {
+    "the default": {},
+    "importance weighted": {"objective": "iwae", "samples": 3},
+    "doubly reparameterised": {"objective": "dreg", "samples": 3},
+    "score function": {"objective": "score-function"},
+    "two layers": {"layers": 2, "latent_size": 10},
+    "convolutional": {"network": "convolutional", "latent_size": 8},
+    "Bayesian decoder": {"decoder_prior": "group-normal-jeffreys", "latent_size": 8},
+    "free bits": {"beta": 0.5, "free_bits": 0.1, "kl_warmup": 2.0},
+}
+
+
+@pytest.mark.parametrize("case", VAES)
+@pytest.mark.filterwarnings("ignore::pyro_bdl.errors.PosteriorCollapseWarning")  # after four epochs it may be
+def test_vae_command(case: str, tmp_path: Path) -> None:
+    rows = vae.run(vae.Options(**SHORT | VAES[case] | {"out": tmp_path}))
+    nats = rows[0]["-log p(x), nats"]
+    assert 10 < nats < 64 * math.log(2)  # better than even odds for each pixel
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {
+        "vae.json",
+        "reconstructions.png",
+        "samples.png",
+        "latent_plane.png",
+        "latent_kl.png",
+        "latent.nc",
+    } <= written
+    assert json.loads((tmp_path / "vae.json").read_text())["rows"][0]["-log p(x), nats"] == nats
+
+
+def test_vae_goes_on(tmp_path: Path) -> None:
+    """A run that was stopped ends with the very bits of one that was not."""
+    x = bdl.data.load("digits").x_train[:300]
+    options = vae.Options(**SHORT | {"out": tmp_path, "objective": "iwae", "samples": 2, "latent_size": 4})
+    whole, _ = vae.fit(options, x)
+    options.checkpoint = tmp_path / "vae.ckpt"
+    stopped = bdl.fit_svi
+
+    def stop(*args: Any, **kwargs: Any) -> Any:
+        return stopped(*args, **kwargs, callbacks=[lambda progress: progress.epoch == 1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vae.bdl, "fit_svi", stop)
+        vae.fit(options, x)
+    resumed, history = vae.fit(options, x)
+    assert len(history.losses) == 4
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("variant", ["m1", "m2", "m1+m2"])
+@pytest.mark.filterwarnings("ignore::pyro_bdl.errors.PosteriorCollapseWarning")
+def test_semi_supervised_command(variant: str, tmp_path: Path) -> None:
+    options = semi_supervised_vae.Options(
+        variant=variant, out=tmp_path, epochs=10, m1_epochs=30, hidden=(64,), latent_size=8, **QUICK
+    )
+    rows = semi_supervised_vae.run(options)
+    assert rows[0]["error %"] < 60  # chance is 90
+    figures = {path.name for path in tmp_path.iterdir()}
+    assert {"semi_supervised_vae.json", "bound.png", "latent.nc", "mistakes.png"} <= figures
+    assert ("analogies.png" in figures) == (variant != "m1")
+
+
+def test_dynamic_binarisation() -> None:
+    """Each epoch has all images once, each pixel white as often as it is bright."""
+    grey = torch.linspace(0, 1, 11).repeat(1000, 1)
+    epochs = [torch.cat([x for (x,) in DynamicallyBinarized(grey, batch_size=300)]) for _ in range(2)]
+    assert all(len(epoch) == 1000 for epoch in epochs)
+    assert not torch.equal(*epochs)
+    spread = (grey[0] * (1 - grey[0]) / 2000).sqrt()
+    assert ((torch.cat(epochs).mean(0) - grey[0]).abs() <= 6 * spread).all()
+    assert torch.equal(binarized(grey, seed=1), binarized(grey, seed=1))
+
+
+def test_labelled_subset_is_balanced() -> None:
+    y = torch.arange(1000) % 10
+    rows = balanced(y, 50, seed=3)
+    assert torch.equal(y[rows].bincount(), torch.full((10,), 5))
+    assert len(rows.unique()) == 50
+    assert torch.equal(rows, balanced(y, 50, seed=3))
+    assert not torch.equal(rows, balanced(y, 50, seed=4))
+    for count in (5, 2000):
+        with pytest.raises(InputError, match="labels: expected a multiple of 10"):
+            balanced(y, count, seed=0)
+
+
+def test_batches_beside_labelled_ones() -> None:
+    x = torch.arange(10.0)
+    batches = list(BesideLabelled(x, x[:4], torch.arange(4), batch_size=4, labelled_batch_size=3, draw=lambda x: -x))
+    assert [len(batch.args[0]) for batch in batches] == [4, 4, 2]
+    assert torch.equal(-torch.cat([batch.args[0] for batch in batches]).sort().values.flip(0), x)
+    for _, x_labelled, y in (batch.args for batch in batches):
+        assert torch.equal(x_labelled, -y.float())
+        assert len(y.unique()) == 3
+
+
+@pytest.mark.parametrize(
+    ("grey", "batch_size"), [(torch.zeros(0, 4), 2), (torch.full((3, 4), 1.5), 2), (torch.zeros(3, 4), 0)]
+)
+def test_binarisation_refuses(grey: torch.Tensor, batch_size: int) -> None:
+    with pytest.raises(InputError):
+        DynamicallyBinarized(grey, batch_size=batch_size)
