@@ -92,7 +92,7 @@ class _ContinuousBernoulli(dist.ContinuousBernoulli):
         r"""x o - softplus(o) + log C, where :math:`C = o / \tanh(o / 2)`."""
         if self._validate_args:
             self._validate_sample(value)
-        size = self.logits.abs().clamp_min(1e-3)  # C is 2 at o = 0
+        size = self.logits.abs().clamp_min(torch.finfo(self.logits.dtype).eps ** 0.5)  # C is 2 at o = 0
         log_c = (size / (0.5 * size).tanh()).log()
         return value * self.logits - F.softplus(self.logits) + log_c
 

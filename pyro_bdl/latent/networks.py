@@ -99,8 +99,8 @@ def register(network: nn.Module, name: str) -> None:
 
 
 def _wants_parameters(handler: Any) -> bool:
-    if isinstance(handler, TraceMessenger):
-        return handler.param_only
+    if isinstance(handler, TraceMessenger):  # Pyro's ELBOs take no gradient where a trace shows no parameter
+        return True
     return hasattr(handler, "_pyro_param") and not (isinstance(handler, ReplayMessenger) and handler.params is None)
 
 
