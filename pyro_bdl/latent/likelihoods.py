@@ -77,7 +77,7 @@ class ContinuousBernoulli(Likelihood):
 
     >>> import torch
     >>> ContinuousBernoulli()(torch.zeros(2, 3), (3,)).log_prob(torch.full((2, 3), 0.3)).exp()  # uniform
-    tensor([1.0000, 1.0000])
+    tensor([1., 1.])
     """
 
     def law(self, outputs: Tensor, event_dim: int) -> dist.TorchDistribution:

@@ -16,7 +16,7 @@ from pyro_bdl.diagnostics import container
 from pyro_bdl.errors import InputError, NumericalError, UnsupportedModelError
 from pyro_bdl.latent import Gaussian
 from tests.latent.programs import CLASSES, PIXELS, LinearGaussian, black_and_white, hierarchical, rows, semi_supervised
-from tests.statistics import Mismatch, require, two_sided
+from tests.statistics import Mismatch, mean_is, require, two_sided
 
 X = rows(10)
 
@@ -47,6 +47,15 @@ def test_does_not_depend_on_the_rows_at_once(rows_at_once: int) -> None:
     z = (found.value - problem.evidence(some).detach()) / error
     assert found.value.shape == (len(some),)
     require(two_sided(0.7 * z), "log evidence")  # 0.7: at 700 draws the error is itself an estimate
+
+
+def test_the_bound_is_the_closed_form() -> None:
+    problem, many = LinearGaussian.example(), X.repeat(50, 1)
+    vae = problem.vae()
+    found = bdl.log_marginal(vae.model, vae.guide, many, num_samples=200).bound.double().reshape(50, 10)
+    mean_is(found, problem.bound(X).detach())
+    with pytest.raises(Mismatch):
+        mean_is(found, problem.evidence(X).detach())
 
 
 def test_the_order_of_rows_is_kept() -> None:
