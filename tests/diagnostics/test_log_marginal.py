@@ -29,7 +29,7 @@ def errors(problem: LinearGaussian, *, samples: int = 20_000, **options: Any) ->
 
 
 def test_is_the_closed_form() -> None:
-    """Within 0.01 nats, 7 standard errors, for a guide that is not the posterior: its bound is 0.1 nats off and more."""
+    """Within 0.01 nats, 7 standard errors, for a guide that is not the posterior (0.1 nats in its bound and more)."""
     problem = LinearGaussian.example()
     gap = (problem.evidence(X) - problem.bound(X)).detach()
     assert float(gap.min()) > 0.1
