@@ -40,6 +40,7 @@ bench: $(READY)  ## what a step costs, against the same by hand
 	$(BIN)/python -m tests.benchmarks.bench_shrink
 	$(BIN)/python -m tests.benchmarks.bench_coding
 	$(BIN)/python -m tests.benchmarks.bench_forward
+	$(BIN)/python -m tests.benchmarks.bench_latent --threads 2
 
 clean:           ## remove what was set up and written
 	rm -rf $(VENV) out .pytest_cache .ruff_cache .mypy_cache .hypothesis

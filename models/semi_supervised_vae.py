@@ -149,7 +149,7 @@ def build_m2(problem: Problem, inputs: int, likelihood: bdl.latent.Likelihood) -
 def fit_m2(problem: Problem, vae: bdl.SemiSupervisedVAE, x: Tensor, x_labelled: Tensor, draw: Any) -> Any:
     """Fit m2 to all inputs beside the labelled ones."""
     options = problem.options
-    pair = vae.with_labels(size=len(x_labelled), alpha=options.alpha)
+    pair = bdl.SemiSupervisedPair(vae, size=len(x_labelled), alpha=options.alpha)
     data = BesideLabelled(
         x, x_labelled, problem.y, batch_size=options.batch_size,
         labelled_batch_size=options.labelled_batch_size, draw=draw,

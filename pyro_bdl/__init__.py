@@ -33,7 +33,7 @@ from pyro_bdl.inference import (
     fit_svi,
     objective,
 )
-from pyro_bdl.latent import SemiSupervisedVAE, VariationalAutoencoder
+from pyro_bdl.latent import SemiSupervisedPair, SemiSupervisedVAE, VariationalAutoencoder
 from pyro_bdl.observation import (
     BinaryClassifier,
     Classifier,
@@ -92,6 +92,7 @@ __all__ = [
     "RandomDraw",
     "Regressor",
     "Retraining",
+    "SemiSupervisedPair",
     "SemiSupervisedVAE",
     "Shrink",
     "SurvivalRegressor",

@@ -3,14 +3,18 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from pyro_bdl.estimators.estimator import Estimator
-
 _dry_run: ContextVar[bool] = ContextVar("dry_run", default=False)
+
+
+class Drawer(Protocol):
+    """Decides how each use of a deferred draw is drawn: an `Estimator`."""
+
+    def apply(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result of a function of deferred draws."""
 
 
 class Root:
@@ -26,7 +30,7 @@ class Root:
 
     __slots__ = ("_draw", "_value", "announced", "estimator", "how", "name", "uses")
 
-    def __init__(self, name: str, estimator: "Estimator", draw: Callable[[], Tensor]) -> None:
+    def __init__(self, name: str, estimator: Drawer, draw: Callable[[], Tensor]) -> None:
         self.name, self.estimator = name, estimator
         self._draw = draw
         self._value: Tensor | None = None

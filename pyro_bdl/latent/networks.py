@@ -88,7 +88,8 @@ def register(network: nn.Module, name: str) -> None:
     """Let the learned parameters of a network be those of the Pyro program; random weights are their module's affair.
 
     A `pyro.param` statement takes longer than a small layer, so they are made only while a handler is there that wants
-    to know of them: the capture of parameters by Pyro's `SVI` and by `fit_svi`, `poutine.lift` and the like.
+    to know of them: a trace (Pyro's bounds look for parameters in theirs), `poutine.lift` and the like. Our own bounds
+    take a `Record` instead.
     """
     if not any(_wants_parameters(handler) for handler in _PYRO_STACK):
         return
@@ -99,9 +100,9 @@ def register(network: nn.Module, name: str) -> None:
 
 
 def _wants_parameters(handler: Any) -> bool:
-    if isinstance(handler, TraceMessenger):  # Pyro's ELBOs take no gradient where a trace shows no parameter
-        return True
-    return hasattr(handler, "_pyro_param") and not (isinstance(handler, ReplayMessenger) and handler.params is None)
+    if isinstance(handler, ReplayMessenger):
+        return handler.params is not None
+    return isinstance(handler, TraceMessenger) or hasattr(handler, "_pyro_param")
 
 
 def data_plate(rows: int, size: int | None) -> Any:

@@ -12,7 +12,6 @@ from pyro_bdl.errors import InputError
 from pyro_bdl.latent.likelihoods import Bernoulli, Likelihood
 from pyro_bdl.latent.networks import check_labels, data_plate, normal_of, observe, register, run, standard_normal
 from pyro_bdl.latent.random_weights import RandomWeights, bayesian_modules
-from pyro_bdl.latent.semi_supervised_pair import SemiSupervisedPair
 
 
 class Code(NamedTuple):
@@ -44,7 +43,7 @@ class SemiSupervisedVAE(nn.Module):
     - `model(x, y)`, `guide(x, y)` for labelled data: the bound is :math:`-\mathcal L(x, y)` of equation 6;
     - `model(x)`, `guide(x)` without labels: the guide marks y to be enumerated, all classes at once, so that
       `MeanFieldELBO` and Pyro's `TraceEnum_ELBO` give the exact expectation :math:`-\mathcal U(x)` of equation 7;
-    - those of `with_labels()` for both at once: :math:`\mathcal J^\alpha`, equations 8 and 9.
+    - those of a `SemiSupervisedPair` for both at once: :math:`\mathcal J^\alpha`, equations 8 and 9.
 
     M1+M2 is this model of another VAE's latent variables, with the `Gaussian` likelihood.
 
@@ -70,7 +69,7 @@ class SemiSupervisedVAE(nn.Module):
     >>> x, y = torch.bernoulli(torch.full((20, 6), 0.5)), torch.randint(3, (5,))
     >>> import pyro_bdl as bdl
     >>> from pyro_bdl.minibatches import Batch
-    >>> both = vae.with_labels(size=5)
+    >>> both = bdl.SemiSupervisedPair(vae, size=5)
     >>> fit = bdl.fit_svi(both.model, both.guide, [Batch((x, x[:5], y))], epochs=2, progress=False, seed=0)
     >>> vae.classify(x).shape
     torch.Size([20])
@@ -121,10 +120,6 @@ class SemiSupervisedVAE(nn.Module):
         self.weights()
         with self._plate(x, y):
             self.recognise(x, y)
-
-    def with_labels(self, *, size: int | None = None, alpha: float = 0.1) -> SemiSupervisedPair:
-        """Model and guide of unlabelled x beside labelled x and y, see `SemiSupervisedPair`."""
-        return SemiSupervisedPair(self, size=size, alpha=alpha)
 
     @torch.no_grad()
     def classify(self, x: Tensor) -> Tensor:

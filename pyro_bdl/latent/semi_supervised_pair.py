@@ -1,7 +1,6 @@
 """The objective of semi-supervised learning: unlabelled data beside labelled ones, in one model and guide."""
 
 import math
-from typing import TYPE_CHECKING
 
 import pyro
 import pyro.distributions as dist
@@ -11,9 +10,7 @@ from torch import Tensor
 
 from pyro_bdl.errors import InputError
 from pyro_bdl.latent.networks import check_labels, data_plate, observe, register
-
-if TYPE_CHECKING:
-    from pyro_bdl.latent.semi_supervised import SemiSupervisedVAE
+from pyro_bdl.latent.semi_supervised import SemiSupervisedVAE
 
 LABELLED = "labelled"
 
@@ -39,7 +36,7 @@ class SemiSupervisedPair:
             kind, labels outside [0, C), more labelled data than there are.
     """
 
-    def __init__(self, vae: "SemiSupervisedVAE", *, size: int | None = None, alpha: float = 0.1) -> None:
+    def __init__(self, vae: SemiSupervisedVAE, *, size: int | None = None, alpha: float = 0.1) -> None:
         if not 0.0 <= alpha < math.inf:
             raise InputError("alpha", expected="a finite number, not negative", got=repr(alpha))
         if size is not None and size < 1:

@@ -107,7 +107,7 @@ def m2() -> dict[str, Callable[[], Any]]:
         classes = F.cross_entropy(classifier(X_LABELLED), Y, reduction="sum")
         return N / len(X) * unlabelled + labelled + ALPHA * (N + LABELLED) / LABELLED * classes
 
-    pair = own.with_labels(size=LABELLED, alpha=ALPHA)
+    pair = bdl.SemiSupervisedPair(own, size=LABELLED, alpha=ALPHA)
     return {
         "ours": ours(pair, Batch((X, X_LABELLED, Y))),
         "by hand": by_hand([classifier, encoder, decoder], loss),

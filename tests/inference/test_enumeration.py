@@ -63,7 +63,7 @@ PAIRS: dict[str, tuple[tuple[Tensor, ...], Callable[[Any], Any], Callable[[Any],
         lambda vae: -N / len(Y) * labelled_terms(vae, X_LABELLED, Y, noise(len(Y))).sum(),
     ),
     "both": (
-        (X, X_LABELLED, Y), lambda vae: vae.with_labels(size=LABELLED, alpha=ALPHA),
+        (X, X_LABELLED, Y), lambda vae: bdl.SemiSupervisedPair(vae, size=LABELLED, alpha=ALPHA),
         lambda vae: -N / len(X) * unlabelled_terms(vae, X, noise(CLASSES, len(X))).sum()
         - LABELLED / len(Y) * labelled_terms(vae, X_LABELLED, Y, noise(len(Y))).sum()
         + ALPHA * (N + LABELLED) * cross_entropy(vae.classifier(X_LABELLED), Y),

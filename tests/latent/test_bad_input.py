@@ -54,9 +54,12 @@ MADE: dict[str, Case] = {
     "two probabilities": (lambda: m2(class_probabilities=torch.ones(2)), "3 positive numbers"),
     "a probability of 0": (lambda: m2(class_probabilities=torch.tensor([1.0, 0.0, 1.0])), "3 positive numbers"),
     "a Bayesian classifier": (lambda: m2(classifier=bdl.BayesianModule(linear(4, 3))), "got a BayesianModule"),
-    "alpha below 0": (lambda: m2().with_labels(alpha=-0.1), "alpha: expected a finite number, not negative"),
-    "alpha nan": (lambda: m2().with_labels(alpha=math.nan), "alpha: expected a finite number"),
-    "no labelled data at all": (lambda: m2().with_labels(size=0), "at least 1 labelled data point, got 0"),
+    "alpha below 0": (
+        lambda: bdl.SemiSupervisedPair(m2(), alpha=-0.1),
+        "alpha: expected a finite number, not negative",
+    ),
+    "alpha nan": (lambda: bdl.SemiSupervisedPair(m2(), alpha=math.nan), "alpha: expected a finite number"),
+    "no labelled data at all": (lambda: bdl.SemiSupervisedPair(m2(), size=0), "at least 1 labelled data point, got 0"),
 }
 
 
@@ -69,7 +72,7 @@ def test_refused_when_made(case: str) -> None:
 
 def both(**options: Any) -> Any:
     made = m2()
-    pair = made.with_labels(**options)
+    pair = bdl.SemiSupervisedPair(made, **options)
     pair.parameters = made.parameters
     return pair
 
