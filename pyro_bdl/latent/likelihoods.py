@@ -77,7 +77,7 @@ class ContinuousBernoulli(Likelihood):
 
     >>> import torch
     >>> ContinuousBernoulli()(torch.zeros(2, 3), (3,)).log_prob(torch.full((2, 3), 0.3)).exp()  # uniform
-    tensor([1.0000, 1.0000])
+    tensor([1., 1.])
     """
 
     def law(self, outputs: Tensor, event_dim: int) -> dist.TorchDistribution:
@@ -92,7 +92,7 @@ class _ContinuousBernoulli(dist.ContinuousBernoulli):
         r"""x o - softplus(o) + log C, where :math:`C = o / \tanh(o / 2)`."""
         if self._validate_args:
             self._validate_sample(value)
-        size = self.logits.abs().clamp_min(1e-3)  # C is 2 at o = 0
+        size = self.logits.abs().clamp_min(torch.finfo(self.logits.dtype).eps ** 0.5)  # C is 2 at o = 0
         log_c = (size / (0.5 * size).tanh()).log()
         return value * self.logits - F.softplus(self.logits) + log_c
 

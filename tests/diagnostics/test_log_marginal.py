@@ -16,7 +16,7 @@ from pyro_bdl.diagnostics import container
 from pyro_bdl.errors import InputError, NumericalError, UnsupportedModelError
 from pyro_bdl.latent import Gaussian
 from tests.latent.programs import CLASSES, PIXELS, LinearGaussian, black_and_white, hierarchical, rows, semi_supervised
-from tests.statistics import Mismatch, require, two_sided
+from tests.statistics import Mismatch, mean_is, require, two_sided
 
 X = rows(10)
 
@@ -29,11 +29,11 @@ def errors(problem: LinearGaussian, *, samples: int = 20_000, **options: Any) ->
 
 
 def test_is_the_closed_form() -> None:
-    """Within 0.01 nats, for a guide that is not the posterior (whose bound is 0.1 nats off and more)."""
+    """Within 0.01 nats, 7 standard errors, for a guide that is not the posterior (0.1 nats in its bound and more)."""
     problem = LinearGaussian.example()
     gap = (problem.evidence(X) - problem.bound(X)).detach()
     assert float(gap.min()) > 0.1
-    assert abs(float(errors(problem, samples=40_000).mean())) < 0.01
+    assert abs(float(errors(problem, samples=100_000).mean())) < 0.01
 
 
 @pytest.mark.parametrize("rows_at_once", [3, 70, 300, 10_000])
@@ -47,6 +47,15 @@ def test_does_not_depend_on_the_rows_at_once(rows_at_once: int) -> None:
     z = (found.value - problem.evidence(some).detach()) / error
     assert found.value.shape == (len(some),)
     require(two_sided(0.7 * z), "log evidence")  # 0.7: at 700 draws the error is itself an estimate
+
+
+def test_the_bound_is_the_closed_form() -> None:
+    problem, many = LinearGaussian.example(), X.repeat(50, 1)
+    vae = problem.vae()
+    found = bdl.log_marginal(vae.model, vae.guide, many, num_samples=200).bound.double().reshape(50, 10)
+    mean_is(found, problem.bound(X).detach())
+    with pytest.raises(Mismatch):
+        mean_is(found, problem.evidence(X).detach())
 
 
 def test_the_order_of_rows_is_kept() -> None:
@@ -120,7 +129,7 @@ def test_classes_and_layers_are_summed_out() -> None:
     with torch.no_grad():
         each = [_evidence_by_prior(vae, x, style, c) for c in range(CLASSES)]
     expected = torch.stack(each).logsumexp(0) - np.log(CLASSES)
-    torch.testing.assert_close(found.value.double(), expected, atol=0.05, rtol=0)
+    torch.testing.assert_close(found.value.double(), expected, atol=0.08, rtol=0)  # 10 standard errors
     deep = hierarchical()
     values = [bdl.log_marginal(deep.model, deep.guide, X, num_samples=n).mean for n in (20_000, 20_000)]
     assert abs(values[0] - values[1]) < 0.05
@@ -141,7 +150,9 @@ def test_random_weights_are_drawn_once_for_a_batch_of_draws() -> None:
     bdl.MeanFieldELBO().loss(vae.model, vae.guide, X)
     vae.weights.guide.log_variance.data.fill_(-60.0)
     found = bdl.log_marginal(vae.model, vae.guide, X, num_samples=20_000)
-    torch.testing.assert_close(found.value.double(), problem.evidence(X).detach(), atol=0.03, rtol=0)
+    torch.testing.assert_close(
+        found.value.double(), problem.evidence(X).detach(), atol=0.15, rtol=0
+    )  # 10 standard errors
 
 
 def sowing(change: Callable[[Any, Any], Any]) -> Callable[..., Any]:
@@ -259,7 +270,7 @@ def test_one_row() -> None:
     problem = LinearGaussian.example()
     vae = problem.vae()
     found = bdl.log_marginal(vae.model, vae.guide, X[:1], num_samples=40_000)
-    torch.testing.assert_close(found.value.double(), problem.evidence(X[:1]).detach(), atol=0.05, rtol=0)
+    torch.testing.assert_close(found.value.double(), problem.evidence(X[:1]).detach(), atol=0.1, rtol=0)
 
 
 def test_the_random_state_alone_decides() -> None:

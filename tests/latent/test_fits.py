@@ -125,7 +125,7 @@ def test_generate_and_decode_use_draws_of_the_posterior(prior: str) -> None:
     z = torch.zeros(5, 2)
     draws = torch.stack([vae.decode(z) for _ in range(3)])
     assert not torch.equal(draws[0], draws[1])
-    assert torch.equal(draws[0][0], draws[0][1])  # one draw for all rows
+    torch.testing.assert_close(draws[0][0], draws[0][1])  # one draw for all rows
     vae.weights.guide.log_variance.data.fill_(-80.0)
     vae.weights.guide.loc.data.fill_(0.5)
     fixed = [vae.decode(z) for _ in range(2)]
@@ -322,16 +322,16 @@ def log_alpha(vae: Any) -> Tensor:
 
 
 def test_a_node_prior_switches_off_a_latent_number_that_is_not_needed() -> None:
-    """Data of one dimension and three latent numbers."""
-    data = rows(300, 1, seed=4).float() @ torch.tensor([[1.5, -1.0, 2.0, 0.5]])
-    encoder, net = seeded(lambda: (nn.Linear(PIXELS, 6), nn.Linear(3, PIXELS)))
-    own = bdl.BayesianModule(net, GroupNormalJeffreys())
-    vae = bdl.VariationalAutoencoder(encoder, own, 3, likelihood=Gaussian(0.5))
+    """Data of one dimension, two latent numbers. Over seeds log alpha was -9 for one and 2 to 6 for the other."""
+    data = torch.randn(300, 1) @ torch.tensor([[1.5, -1.0, 2.0, 0.5]])
+    own = bdl.BayesianModule(nn.Linear(2, PIXELS), GroupNormalJeffreys())
+    vae = bdl.VariationalAutoencoder(nn.Linear(PIXELS, 4), own, 2, likelihood=Gaussian(0.5))
     fitted(vae, data, epochs=250, optimizer=lambda p: torch.optim.Adam(p, lr=0.02), batch_size=100)
-    values = log_alpha(vae).sort().values
-    print(values, bdl.diagnostics.latent_kl(vae.model, vae.guide, data))
-    assert float(values[0]) < -3.0
-    assert float(values[1]) > float(values[0]) + 2.0
+    used, other = log_alpha(vae).sort().values.tolist()
+    assert used < -4.0
+    assert other > -1.0
+    kl = bdl.diagnostics.latent_kl(vae.model, vae.guide, data)["z"].sort().values
+    assert float(kl[0]) < 0.01 < 1.0 < float(kl[1])
 
 
 def test_binarised_pixels_have_their_grey_value_as_probability() -> None:
@@ -349,6 +349,19 @@ def test_binarised_pixels_have_their_grey_value_as_probability() -> None:
     for bad in (grey + 0.1, grey - 0.1, grey[:0]):
         with pytest.raises(InputError):
             DynamicallyBinarized(bad, batch_size=4)
+
+
+@pytest.mark.parametrize("name", ["elbo", "monte-carlo", "score-function", "iwae", "dreg"])
+@pytest.mark.parametrize("through", ["svi", "alone"])
+def test_gradients_reach_both_networks(through: str, name: Any) -> None:
+    """Through Pyro's `SVI`, and where a bound is called alone: Pyro's own take none if no trace shows a parameter."""
+    vae, elbo = small(None, name), bdl.objective(name, num_samples=2)
+    if through == "svi":
+        pyro.infer.SVI(vae.model, vae.guide, pyro.optim.SGD({"lr": 0.0}), elbo).loss_and_grads(vae.model, vae.guide, X)
+    else:
+        elbo.loss_and_grads(vae.model, vae.guide, X)
+    for network in (vae.encoder, vae.decoder):
+        assert all(float(parameter.grad.abs().sum()) > 0 for parameter in network.parameters())
 
 
 @pytest.mark.parametrize("name", ["elbo", "monte-carlo", "score-function", "iwae", "dreg"])
