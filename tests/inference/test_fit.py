@@ -209,3 +209,14 @@ def test_bad_options(case: str) -> None:
     options, message = BAD_OPTIONS[case]
     with pytest.raises(InputError, match=message):
         fit(**options)
+
+
+@pytest.mark.parametrize("name", ["elbo", "monte-carlo", "score-function", "iwae", "dreg"])
+def test_every_objective_moves_the_networks(name: Any) -> None:
+    """Pyro's `Trace_ELBO` silently gives no gradients to programs that do not tell it their parameters."""
+    torch.manual_seed(0)
+    x = torch.bernoulli(torch.full((20, 6), 0.5))
+    vae = bdl.VariationalAutoencoder(nn.Linear(6, 4), nn.Linear(2, 6), 2)
+    before = [parameter.clone() for parameter in vae.parameters()]
+    bdl.fit_svi(vae.model, vae.guide, x, epochs=1, elbo=bdl.objective(name), progress=False, seed=0)
+    assert not any(bool((old == new).all()) for old, new in zip(before, vae.parameters(), strict=True))
