@@ -6,6 +6,7 @@ numbers on the same machine and versions only, so the tolerances are those of an
 """
 
 import asyncio
+import itertools
 import json
 import re
 import warnings
@@ -58,6 +59,57 @@ def bayesian_networks(told: dict[str, Any]) -> None:
     assert 0 < told["kept"]["100 hidden units"] < 100
 
 
+def latent_variables(told: dict[str, Any]) -> None:
+    """Checks of 04_latent_variables."""
+    assert told["least_gain"] > -1e-9  # of any step of EM from any start
+    assert told["variational_gain"] > -1e-9
+    assert told["touches"] < 1e-8
+    low, high = told["ends"]
+    assert low < high - 1
+
+    # Of these the first is a theorem (z summed out for the same q), the others have at most 0.03 of Monte Carlo error.
+    bounds = told["mixture_bounds"]
+    exact = bounds["log p(x) - log 4!"]
+    assert bounds["SVI with q(z)"] < bounds["its q(θ), z summed out"] - 0.5
+    assert abs(bounds["SVI with q(z)"] - bounds["variational EM"]) < 1.0
+    assert bounds["its q(θ), z summed out"] - 0.1 < bounds["SVI, z summed out"] < exact
+    assert exact - bounds["SVI, z summed out"] < 2
+
+    for part in ("training", "test"):
+        gaps = told["gaps"][part]
+        assert abs(gaps["log p(x)"] - gaps["on the grid"]) < 0.05, part
+        assert gaps["amortisation"] > gaps["approximation"] > 0.02, part
+    assert told["gaps"]["test"]["amortisation"] > told["gaps"]["training"]["amortisation"]
+
+    # Each mean is known to within its standard error; of three differences one above five is no chance.
+    gradient = told["variances"]
+    right, reference = gradient["mean along the gradient"], "reparameterised"
+    for name, error in gradient["standard error"].items():
+        assert abs(right[name] - right[reference]) < 5 * (error**2 + gradient["standard error"][reference] ** 2) ** 0.5
+    times = gradient["times reparameterised"]
+    assert times["score function"] > 10 * max(times["with the average"], times["with a network"])
+    assert min(times["with the average"], times["with a network"]) > 3
+    learned = told["learned"]
+    assert learned["reparameterised"] > 0.3 + max(curve for name, curve in learned.items() if name != "reparameterised")
+
+    for name, by_draws in told["tightening"].items():
+        values = list(by_draws.values())
+        assert all(after > before - 0.03 for before, after in itertools.pairwise(values)), name
+        assert abs(values[-1] - told["gaps"]["test"]["on the grid"]) < 0.1, name
+    assert told["tightening"]["encoder"]["100"] > told["tightening"]["encoder"]["1"] + 0.2
+    assert told["ratios"]["iwae"]["30"] < 0.6 * told["ratios"]["iwae"]["1"]
+    assert all(told["ratios"]["dreg"][k] > 2 * told["ratios"]["iwae"][k] for k in told["ratios"]["iwae"])
+
+    collapse = told["collapse"]
+    sees = collapse["sees pixels"]
+    assert sees["KL"] < 0.7 * collapse["ordinary decoder"]["KL"]
+    assert sees["log p(x)"] > collapse["ordinary decoder"]["log p(x)"] + 0.5
+    for remedy in ("sees pixels, KL warm-up", "sees pixels, free bits"):
+        assert collapse[remedy]["KL"] > 1.2 * sees["KL"], remedy
+        assert abs(collapse[remedy]["log p(x)"] - sees["log p(x)"]) < 0.4, remedy
+    assert collapse["sees pixels, free bits"]["numbers above 0.1"] == 8 > sees["numbers above 0.1"]
+
+
 QUANTITIES: dict[str, tuple[dict[str, str], Callable[[dict[str, Any]], None]]] = {
     "01_bayesian_networks.ipynb": (
         {
@@ -77,6 +129,22 @@ QUANTITIES: dict[str, tuple[dict[str, str], Callable[[dict[str, Any]], None]]] =
     ),
     "02_compression.ipynb": ({}, lambda told: None),  # asserts in its cells check what its text says
     "03_langevin.ipynb": ({}, lambda told: None),  # likewise
+    "04_latent_variables.ipynb": (
+        {
+            "least_gain": "least_gain",
+            "variational_gain": "min(b - a for a, b in zip(vb_bounds, vb_bounds[1:]))",
+            "touches": "touches",
+            "ends": "[float(ends.min()), float(ends.max())]",
+            "mixture_bounds": "mixture_bounds",
+            "gaps": "gaps.to_dict()",
+            "variances": "variances.to_dict()",
+            "learned": "{name: float(curve[-1]) for name, curve in curves.items()}",
+            "tightening": "tightening.to_dict()",
+            "ratios": "ratios.to_dict()",
+            "collapse": "collapse.to_dict('index')",
+        },
+        latent_variables,
+    ),
 }
 
 
