@@ -8,6 +8,7 @@ numbers on the same machine and versions only, so the tolerances are those of an
 import asyncio
 import itertools
 import json
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -110,6 +111,29 @@ def latent_variables(told: dict[str, Any]) -> None:
     assert collapse["sees pixels, free bits"]["numbers above 0.1"] == 8 > sees["numbers above 0.1"]
 
 
+def semi_supervised(told: dict[str, Any]) -> None:
+    """Checks of 05_semi_supervised."""
+    assert math.isclose(told["enumerated"], told["brute_force"], rel_tol=1e-5)
+    assert math.isclose(told["difference"], told["term"], rel_tol=1e-3)  # of two sums of thousands of nats
+    assert not told["taught"]
+
+    # 360 test images: the standard error of an error of 10 to 20% is 1.6 to 2.1 points, of a difference 3 at most.
+    errors = told["errors"]
+    assert errors["20"]["M2"] < errors["20"]["classifier alone"]
+    assert errors["50"]["M2"] < errors["50"]["classifier alone"] + 3
+    assert abs(errors["100"]["M2"] - errors["100"]["classifier alone"]) < 6
+    assert errors["50"]["M2"] < errors["20"]["M2"]
+    assert told["variants"]["M2"] < min(told["variants"]["M1: support vectors of z"], told["variants"]["M1+M2"])
+
+    soft, sharp = told["style_kl"]
+    assert sharp > 2 * soft
+    assert told["kept"][0] > max(0.85, told["kept"][1])  # where style says more, it says something of the class
+
+    wrong = told["wrong"]
+    assert wrong["as above"] + 5 < wrong["α = 0.1"] < wrong["α = 0.1, no start"]
+    assert wrong["α = 0"] > wrong["as above"] + 10
+
+
 QUANTITIES: dict[str, tuple[dict[str, str], Callable[[dict[str, Any]], None]]] = {
     "01_bayesian_networks.ipynb": (
         {
@@ -144,6 +168,21 @@ QUANTITIES: dict[str, tuple[dict[str, str], Callable[[dict[str, Any]], None]]] =
             "collapse": "collapse.to_dict('index')",
         },
         latent_variables,
+    ),
+    "05_semi_supervised.ipynb": (
+        {
+            "enumerated": "enumerated",
+            "brute_force": "brute_force",
+            "difference": "difference",
+            "term": "term",
+            "taught": "any(taught)",
+            "errors": "errors",
+            "variants": "variants",
+            "style_kl": "[style_kl[0.3], style_kl[0.15]]",
+            "kept": "list(kept.values())",
+            "wrong": "wrong['test error, %'].to_dict()",
+        },
+        semi_supervised,
     ),
 }
 
