@@ -7,7 +7,6 @@ import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from pyro_bdl.diagnostics.arrays import Floats, as_floats, as_numpy, require_in_unit_interval, require_shape
 from pyro_bdl.errors import InputError
@@ -46,6 +45,8 @@ def kaplan_meier(time: Any, event: Any, at: float, *, level: float = 0.95) -> Ka
     """
     require_in_unit_interval("level", level)
     t, happened = _observed(time, event)
+    from scipy import stats
+
     curve = stats.ecdf(stats.CensoredData.right_censored(t, ~happened)).sf
     estimate = float(curve.evaluate(at))
     if estimate in (0.0, 1.0):
@@ -159,7 +160,9 @@ def d_calibration(survival: Any, event: Any, *, bins: int = 10) -> DCalibration:
         counts += np.clip(value - edges[:-1], 0, 1 / bins) / value if value > 0 else np.eye(bins)[0]
     expected = len(s) / bins
     statistic = float(((counts - expected) ** 2 / expected).sum())
-    return DCalibration(counts / len(s), float(stats.chi2.sf(statistic, bins - 1)))
+    from scipy.stats import chi2
+
+    return DCalibration(counts / len(s), float(chi2.sf(statistic, bins - 1)))
 
 
 def _observed(time: Any, event: Any) -> tuple[Floats, Any]:

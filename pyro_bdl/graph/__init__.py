@@ -1,6 +1,7 @@
 """Programs as graphs: what Pyro's inspection finds, what the graph says, and exact answers by enumeration."""
 
-from pyro_bdl.graph.drawing import draw
+from typing import Any
+
 from pyro_bdl.graph.factorisation import factorisation
 from pyro_bdl.graph.inspection import of
 from pyro_bdl.graph.markov_field import MarkovField
@@ -21,3 +22,12 @@ __all__ = [
     "of",
     "query",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`draw`, for which matplotlib is imported when it is asked for."""
+    if name != "draw":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pyro_bdl.graph.drawing import draw
+
+    return draw

@@ -151,9 +151,15 @@ def test_the_law_with_a_control_variate_is_that_of_the_full_gradient() -> None:
     check_law_with(ControlVariate({"theta": LINE.mean.expand(REPLICATES, 1)}))
 
 
+def check_law_often(estimator: Any) -> None:
+    for _ in range(5):
+        check_law_with(estimator)
+
+
 def test_that_with_plain_minibatches_is_caught() -> None:
+    """All replicates see the same batches: what is found is a common shift, which is small in a few of a hundred runs."""
     with pytest.raises(Mismatch):
-        check_law_with(Minibatch())
+        check_law_often(Minibatch())
 
 
 def test_what_cannot_be_estimated_is_refused() -> None:
