@@ -157,7 +157,7 @@ def check_law_often(estimator: Any) -> None:
 
 
 def test_that_with_plain_minibatches_is_caught() -> None:
-    """All replicates see the same batches: what is found is a common shift, which is small in a few of a hundred runs."""
+    """All replicates see the same batches: what is found is a common shift, small in a few of a hundred runs."""
     with pytest.raises(Mismatch):
         check_law_often(Minibatch())
 
