@@ -56,8 +56,8 @@ class Options:
     """latent numbers of an image, in each model"""
     alpha: float = 0.1
     """the weight of classification, in units of all data points"""
-    learning_rate: float = 1e-3
-    """Adam's first learning rate, which falls linearly to zero"""
+    learning_rate: float | None = None
+    """Adam's first learning rate, which falls linearly to zero; default by data set"""
     batch_size: int = 200
     """unlabelled images of a batch"""
     labelled_batch_size: int = 100
@@ -75,9 +75,10 @@ class Settings:
     epochs: int
     m1_epochs: int
     hidden: tuple[int, ...]
+    learning_rate: float
 
 
-SETTINGS = {"digits": Settings(100, 200, (200,)), "mnist": Settings(60, 100, (500,))}
+SETTINGS = {"digits": Settings(150, 200, (200,), 3e-3), "mnist": Settings(60, 100, (500,), 1e-3)}
 
 
 @dataclass
@@ -101,7 +102,10 @@ class Problem:
     def settings(self) -> Settings:
         """By data set, unless told."""
         of_set, own = SETTINGS[self.options.data], self.options
-        return Settings(own.epochs or of_set.epochs, own.m1_epochs or of_set.m1_epochs, own.hidden or of_set.hidden)
+        return Settings(
+            own.epochs or of_set.epochs, own.m1_epochs or of_set.m1_epochs, own.hidden or of_set.hidden,
+            own.learning_rate or of_set.learning_rate,
+        )  # fmt: skip
 
     @classmethod
     def load(cls, options: Options) -> "Problem":
@@ -119,7 +123,7 @@ def fit(problem: Problem, part: str, program: Any, data: Any, epochs: int) -> An
     checkpoint = None if options.checkpoint is None else options.checkpoint.with_suffix(f".{part}")
     return bdl.fit_svi(
         program.model, program.guide, data, epochs=epochs, estimator="plain",
-        optimizer=lambda parameters: torch.optim.Adam(parameters, lr=options.learning_rate, fused=True),
+        optimizer=lambda parameters: torch.optim.Adam(parameters, lr=problem.settings.learning_rate, fused=True),
         schedule=falling, kl_warmup=epochs / 10, checkpoint=checkpoint, seed=options.seed, progress=options.progress,
     )  # fmt: skip
 
