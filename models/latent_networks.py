@@ -1,7 +1,6 @@
 """Encoders and decoders of the literature."""
 
 import itertools
-import math
 from collections.abc import Sequence
 
 import torch
@@ -54,8 +53,3 @@ def convolutional_decoder(
         nn.ConvTranspose2d(2 * width, width, 4, 2, 1), nn.ReLU(),
         nn.ConvTranspose2d(width, numbers * channels, 4, 2, 1),
     )  # fmt: skip
-
-
-def numbers_of(shape: Sequence[int]) -> int:
-    """How many numbers a tensor of this shape has."""
-    return math.prod(shape)

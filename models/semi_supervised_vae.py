@@ -19,10 +19,10 @@ import pyro_bdl as bdl
 from models import latent_figures, semi_supervised_figures
 from models.binarization import DynamicallyBinarized
 from models.labelled import BesideLabelled, balanced
-from models.langevin.tables import report
 from models.latent_networks import begin_at, dense, summed
 from models.published import SEMI_SUPERVISED
 from models.schedules import falling
+from models.tables import report
 
 CLASSES = 10
 
@@ -220,11 +220,10 @@ def run(options: Options) -> list[dict[str, Any]]:
         for name, errors in SEMI_SUPERVISED.items()
         if options.data == "mnist" and options.labels in errors
     ]
-    written = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
     console = Console(width=120)
     report(
         [row, *published], title=f"{options.data}, {options.evaluate}", name="semi_supervised_vae", out=options.out,
-        settings=written, console=console,
+        settings=asdict(options), console=console,
     )  # fmt: skip
     semi_supervised_figures.draw(problem.x_held, problem.y_held, told, found, options.out)
     latent_figures.bound(found["losses"]).savefig(options.out / "bound.png", bbox_inches="tight")

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 import pyro_bdl as bdl
 from models import latent_figures as figures
 from models.binarization import DynamicallyBinarized, binarized
-from models.langevin.tables import report
 from models.latent_networks import begin_at, convolutional_decoder, convolutional_encoder, dense
 from models.schedules import falling
+from models.tables import report
 
 BURDA = (200, 200)
 
@@ -147,9 +147,8 @@ def run(options: Options) -> list[dict[str, Any]]:
         "fit, s": history.seconds, "evidence, s": time.perf_counter() - begin,
     }  # fmt: skip
     console = Console(width=160)
-    written = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
     title = f"{options.data}, {options.evaluate}"
-    report([row], title=title, name="vae", out=options.out, settings=written, console=console)
+    report([row], title=title, name="vae", out=options.out, settings=asdict(options), console=console)
     figures.draw(vae, held, labels, history.losses, numbers, options.out)
     console.print(f"table, figures and ArviZ data are in {options.out}/")
     return [row]

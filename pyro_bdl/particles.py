@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 
 import pyro
 from pyro.distributions import Independent
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
-from pyro_bdl.errors import InputError, UnsupportedModelError
-from pyro_bdl.record import Node, Record
+from pyro_bdl.errors import UnsupportedModelError
+from pyro_bdl.record import Node, Record, posterior_of, sample_sites
 
 
 class Particles(pyro.plate):
@@ -81,7 +80,7 @@ def weighed(model_trace: Any, guide_trace: Any, *, posterior_law: Callable[[Any]
     for node in _sites(model_trace):
         local = _check_local(node)
         if not node["is_observed"]:
-            posterior = _posterior(node, guide_trace)
+            posterior = posterior_of(node, guide_trace)
             pairs[local].append((node, posterior))
             if local:
                 total = total - posterior_law(posterior["fn"]).log_prob(node["value"])
@@ -118,10 +117,7 @@ def log_mean_exp(log_weights: Tensor) -> Tensor:
 
 
 def _sites(trace: Any) -> Iterator[Node]:
-    for node in trace.nodes.values():
-        if node["type"] != "sample" or isinstance(node["fn"], _Subsample) or node["infer"].get("_deterministic"):
-            continue
-        yield node
+    return (node for node in sample_sites(trace) if not node["infer"].get("_deterministic"))
 
 
 def _plates(node: Any) -> Sequence[Any]:
@@ -137,9 +133,3 @@ def _check_local(node: Node) -> bool:
             got=", ".join(plate.name for plate in plates) + (" and a mask" if node["mask"] is not None else ""),
         )  # fmt: skip
     return bool(plates)
-
-
-def _posterior(node: Node, guide_trace: Any) -> Node:
-    if node["name"] not in guide_trace.nodes:
-        raise InputError("the guide", expected=f"a site {node['name']!r}, latent in the model", got="none of that name")
-    return guide_trace.nodes[node["name"]]

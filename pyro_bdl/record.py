@@ -1,10 +1,11 @@
 """The sample sites of one run of a Pyro program, without what a whole trace costs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
+from pyro.poutine.subsample_messenger import _Subsample
 
 from pyro_bdl.errors import InputError
 
@@ -56,3 +57,21 @@ class Record(Messenger):
         if name in self.nodes:
             raise InputError("the program", expected="sample sites of different names", got=f"two sites {name!r}")
         self.nodes[name] = msg  # type: ignore[assignment]
+
+
+def sample_sites(trace: Any) -> Iterator[Node]:
+    """The sample sites of a record or of a Pyro trace, without those by which plates draw their rows."""
+    for node in trace.nodes.values():
+        if node["type"] == "sample" and not isinstance(node["fn"], _Subsample):
+            yield node
+
+
+def posterior_of(node: Node, guide_trace: Any) -> Node:
+    """What a guide says of a latent site of the model.
+
+    Raises:
+        InputError: nothing: Pyro would silently draw it from the prior.
+    """
+    if node["name"] not in guide_trace.nodes:
+        raise InputError("the guide", expected=f"a site {node['name']!r}, latent in the model", got="none of that name")
+    return guide_trace.nodes[node["name"]]

@@ -19,7 +19,7 @@ from models.deep_survival.fits import FITS, Method
 from models.deep_survival.judging import judge, mean_row
 from models.deep_survival.problem import Problem
 from models.deep_survival.settings import SETTINGS, Settings
-from models.langevin.tables import Row, report
+from models.tables import Row, report
 from pyro_bdl.errors import InputError
 
 

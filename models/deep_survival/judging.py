@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.deep_survival.fits import Fitted
 from models.deep_survival.problem import Problem
-from models.langevin.tables import Row
+from models.tables import Row
 from pyro_bdl.data import Subjects
 from pyro_bdl.diagnostics.survival import Reliability, d_calibration, survival_reliability
 

@@ -18,7 +18,7 @@ from models.langevin import mixture as two_modes
 from models.langevin import mnist as images
 from models.langevin import risk as bias_and_variance
 from models.langevin import uci as tables_of_uci
-from models.langevin.tables import Row
+from models.tables import Row
 
 
 @dataclass

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import pyro_bdl as bdl
 from models.langevin import logistic_figures
-from models.langevin.tables import Row, report
+from models.tables import Row, report
 from pyro_bdl.errors import NumericalError
 
 SITE = "weights"

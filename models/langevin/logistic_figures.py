@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from models.langevin.tables import Row
+from models.tables import Row
 from pyro_bdl.diagnostics.plots import style
 
 if TYPE_CHECKING:

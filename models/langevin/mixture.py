@@ -14,7 +14,7 @@ from tqdm import tqdm
 import pyro_bdl as bdl
 from models.langevin import mixture_figures
 from models.langevin.mixture_target import Exact, draw_data, log_joint, prior_precisions, score
-from models.langevin.tables import Row, report
+from models.tables import Row, report
 from pyro_bdl.diagnostics.arviz import from_arrays
 from pyro_bdl.errors import InputError
 from pyro_bdl.sgmcmc.schedules import Schedule, explores

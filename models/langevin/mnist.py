@@ -17,10 +17,10 @@ from torch import Tensor
 
 import pyro_bdl as bdl
 from models import reporting
-from models.langevin.tables import Row, report
 from models.networks import fully_connected
 from models.outside import outside_images
 from models.reporting import Method
+from models.tables import Row, report
 
 KERNELS: dict[str, Callable[..., Any]] = {
     "SGLD": bdl.SGLD, "pSGLD": bdl.PreconditionedSGLD, "SGHMC": bdl.SGHMC, "SGNHT": bdl.SGNHT,

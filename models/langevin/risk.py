@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from models.langevin import risk_figures
-from models.langevin.tables import Row, report
+from models.tables import Row, report
 from pyro_bdl.errors import InputError
 from pyro_bdl.sgmcmc.updates import langevin
 

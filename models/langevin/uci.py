@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 import pyro_bdl as bdl
 from models.langevin import uci_figures
-from models.langevin.tables import Row, report
 from models.langevin.uci_model import Model, Noise, by_chains, by_svi
+from models.tables import Row, report
 from pyro_bdl.data import Standardized
 from pyro_bdl.errors import InputError, NumericalError
 

@@ -94,10 +94,11 @@ def log_marginal(
     parts: list[tuple[Tensor, ...]] = []
     batches = zip(*(tensor.split(rows) for tensor in data), strict=True)
     total = -(-len(data[0]) // rows)
-    for batch in tqdm(batches, "log marginal", total=total, unit="batch", disable=not progress):
+    bar = tqdm(batches, "log marginal", total=total, unit="batch", disable=not progress)
+    for number, batch in enumerate(bar):
         counts = [min(draws, num_samples - done) for done in range(0, num_samples, draws)]
         each = [weighed(*traces(model, guide, batch, {}, count)).log_weights for count in counts]
-        parts.append(_summary(torch.cat(each).double(), first=sum(len(part[0]) for part in parts)))
+        parts.append(_summary(torch.cat(each).double(), first=number * rows))
     return LogMarginal(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 

@@ -1,6 +1,6 @@
 """How many dimensions of a program are plates, and what of it cannot be summed out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from pyro import poutine
 from pyro.poutine.subsample_messenger import _Subsample
 
 from pyro_bdl.errors import UnsupportedModelError
+from pyro_bdl.record import sample_sites
 
 
 def plate_nesting(
@@ -22,13 +23,18 @@ def plate_nesting(
     with torch.random.fork_rng(), torch.no_grad(), poutine.block():
         trace: Any = poutine.trace(model).get_trace(*args, **kwargs)
     nesting = 0
-    for name, site in trace.nodes.items():
-        if site["type"] != "sample" or isinstance(site["fn"], _Subsample):
-            continue
+    for site in sample_sites(trace):
         if not site["is_observed"]:
-            check(name, site["fn"])
+            check(site["name"], site["fn"])
         nesting = max([nesting, *(-frame.dim for frame in site["cond_indep_stack"] if frame.vectorized)])
     return nesting
+
+
+def is_continuous_latent(site: Mapping[str, Any]) -> bool:
+    """Whether a sample site is one that cannot be summed out, and has no data."""
+    if site["is_observed"] or isinstance(site["fn"], _Subsample):
+        return False
+    return not getattr(site["fn"], "has_enumerate_support", False)
 
 
 def require_discrete(name: str, fn: Any) -> None:

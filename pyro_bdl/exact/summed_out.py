@@ -5,10 +5,9 @@ from typing import Any
 
 import pyro
 from pyro import poutine
-from pyro.poutine.subsample_messenger import _Subsample
 
 from pyro_bdl.exact.factors import Program, enumerate_factors
-from pyro_bdl.exact.plates import plate_nesting
+from pyro_bdl.exact.plates import is_continuous_latent, plate_nesting
 
 
 def sum_out(model: Program) -> Callable[..., None]:
@@ -48,7 +47,7 @@ def sum_out(model: Program) -> Callable[..., None]:
 
         def show(site: Any) -> bool:
             """What the handlers around see; they may condition it, so that it has to be noted here."""
-            if site["type"] == "sample" and _is_continuous_latent(site):
+            if site["type"] == "sample" and is_continuous_latent(site):
                 shown.append(site["name"])
                 return True
             return site["type"] == "param"
@@ -58,9 +57,3 @@ def sum_out(model: Program) -> Callable[..., None]:
         pyro.factor("summed out", factors.log_total())
 
     return summed_out
-
-
-def _is_continuous_latent(site: Any) -> bool:
-    if site["is_observed"] or isinstance(site["fn"], _Subsample):
-        return False
-    return not getattr(site["fn"], "has_enumerate_support", False)

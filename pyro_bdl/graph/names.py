@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import networkx as nx
 
 from pyro_bdl.errors import InputError
-from pyro_bdl.graph import inspection
+from pyro_bdl.graph.inspection import of
 
 ModelOrGraph: TypeAlias = Callable[..., Any] | nx.DiGraph
 
@@ -18,7 +18,7 @@ def directed(model: ModelOrGraph) -> nx.DiGraph:
         InputError: an undirected graph, or one with a cycle; and see `of`.
     """
     if not isinstance(model, nx.Graph):
-        return inspection.of(model)
+        return of(model)
     if not model.is_directed():
         raise InputError("the graph", expected="a program or a networkx.DiGraph", got="an undirected graph")
     try:

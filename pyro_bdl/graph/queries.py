@@ -6,12 +6,12 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from pyro_bdl.errors import InputError
 from pyro_bdl.exact import Factors, factors_of
 from pyro_bdl.graph.names import require_names
+from pyro_bdl.record import sample_sites
 
 Program = Callable[..., Any]
 Values = Mapping[str, Tensor | float]
@@ -94,11 +94,7 @@ def _sites(model: Program) -> dict[str, Any]:
         raise InputError("the model", expected="a Pyro program", got=type(model).__name__)
     with torch.random.fork_rng(), torch.no_grad(), pyro.get_param_store().scope(), poutine.block():
         trace: Any = poutine.trace(model).get_trace()
-    return {
-        name: site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not isinstance(site["fn"], _Subsample)
-    }
+    return {site["name"]: site for site in sample_sites(trace)}
 
 
 def _value(name: str, fn: Any, value: Tensor | float) -> Tensor:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from pyro_bdl.errors import InputError
 from pyro_bdl.estimators import Estimator
-from pyro_bdl.inference.enumeration import Enumeration, Node, expected
+from pyro_bdl.inference.enumeration import Enumeration, expected
 from pyro_bdl.inference.kl_terms import kl_terms, latent
 from pyro_bdl.inference.numbers import refuse_non_finite
 from pyro_bdl.log_density import log_density
-from pyro_bdl.record import Record
+from pyro_bdl.record import Node, Record, posterior_of, sample_sites
 
 
 class MeanFieldELBO(ELBO):
@@ -108,17 +108,14 @@ class MeanFieldELBO(ELBO):
         guide_trace = self._guide_trace(guide, args, kwargs)
         model_trace = Record.of(model, *args, answers=guide_trace.nodes, **kwargs)
         for node in latent(model_trace):
-            if node["name"] not in guide_trace.nodes:
-                raise InputError(
-                    "the guide", expected=f"a site {node['name']!r}, latent in the model", got="none of that name"
-                )
+            posterior_of(node, guide_trace)  # refuses a guide that lacks it
         return model_trace, guide_trace
 
     def _guide_trace(self, guide: Any, args: Any, kwargs: Any) -> Any:
         """The guide's trace; the second, with all values of its enumerated sites, where it has any."""
         if self._first_free_dim is None:
             trace = Record.of(guide, *args, **kwargs)
-            sites = [node for node in trace.nodes.values() if node["type"] == "sample"]
+            sites = list(sample_sites(trace))
             if not any(node["infer"].get("enumerate") == "parallel" for node in sites):
                 return trace
             dims = [frame.dim for node in sites for frame in node["cond_indep_stack"] if frame.vectorized]
@@ -135,6 +132,4 @@ def _log_likelihood(node: Node, enumeration: Enumeration | None) -> Tensor:
 
 
 def _observed(trace: Any) -> Iterator[Node]:
-    for node in trace.nodes.values():
-        if node["type"] == "sample" and node["is_observed"] and not node["infer"].get("_deterministic"):
-            yield node
+    return (node for node in sample_sites(trace) if node["is_observed"] and not node["infer"].get("_deterministic"))

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-Node = dict[str, Any]
+from pyro_bdl.record import Node, sample_sites
 
 
 def is_enumerated(node: Node) -> bool:
@@ -21,7 +21,7 @@ class Enumeration(NamedTuple):
     @classmethod
     def of(cls, guide_trace: Any) -> "Enumeration | None":
         """That of a guide; `None` where nothing is enumerated."""
-        nodes = [node for node in guide_trace.nodes.values() if node["type"] == "sample" and is_enumerated(node)]
+        nodes = [node for node in sample_sites(guide_trace) if is_enumerated(node)]
         if not nodes:
             return None
         log_weights: Any = sum(node["fn"].log_prob(node["value"]) for node in nodes)

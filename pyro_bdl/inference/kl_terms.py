@@ -7,12 +7,12 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from pyro.distributions.util import scale_and_mask
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from pyro_bdl.errors import UnsupportedModelError
-from pyro_bdl.inference.enumeration import Enumeration, Node, expected, is_enumerated
+from pyro_bdl.inference.enumeration import Enumeration, expected, is_enumerated
 from pyro_bdl.latent_kl import base_law, closed_form_kl
+from pyro_bdl.record import Node, sample_sites
 
 
 def kl_terms(
@@ -33,11 +33,7 @@ def kl_terms(
         enumeration: of the guide.
         free_bits: the least that each latent number of a data point counts, in nats, averaged over the batch.
     """
-    auxiliary = {
-        name: node
-        for name, node in guide_trace.nodes.items()
-        if node["type"] == "sample" and name not in model_trace.nodes and not isinstance(node["fn"], _Subsample)
-    }
+    auxiliary = {node["name"]: node for node in sample_sites(guide_trace) if node["name"] not in model_trace.nodes}
     turned = _turned(model_trace, guide_trace)
     for node in latent(model_trace):
         posterior, drawn = guide_trace.nodes[node["name"]], node["name"] in turned
@@ -57,9 +53,7 @@ def kl_terms(
 
 def latent(trace: Any) -> Iterator[Node]:
     """The sites of a model that its data do not tell."""
-    for node in trace.nodes.values():
-        if node["type"] == "sample" and not node["is_observed"] and not isinstance(node["fn"], _Subsample):
-            yield node
+    return (node for node in sample_sites(trace) if not node["is_observed"])
 
 
 def kl_term(node: Node, posterior: Node) -> Tensor:

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_bdl.errors import InputError, NumericalError
+from pyro_bdl.exact.plates import is_continuous_latent
 
 CLIMBS = 20  # iterations of L-BFGS in an M-step: a step that is a good part of the way; the next E-step matters more
 
@@ -42,7 +42,7 @@ class Parameters:
         for name, site in trace.nodes.items():
             if site["type"] == "param":
                 first[name], supports[name] = site["value"].detach().clone(), site["kwargs"]["constraint"]
-            elif _is_continuous_latent(site):
+            elif site["type"] == "sample" and is_continuous_latent(site):
                 first[name], supports[name] = site["value"].detach().clone(), site["fn"].support
                 sites.add(name)
         if not first:
@@ -74,11 +74,6 @@ class Parameters:
             if not bool(torch.isfinite(value).all()) or not bool(support.check(value).all()):
                 raise InputError(f'{what}, "{name}"', expected=f"finite numbers in {support}", got=str(value.tolist()))
         return {name: values[name].detach().clone() for name in self.first}
-
-
-def _is_continuous_latent(site: Mapping[str, Any]) -> bool:
-    is_latent = site["type"] == "sample" and not site["is_observed"] and not isinstance(site["fn"], _Subsample)
-    return is_latent and not getattr(site["fn"], "has_enumerate_support", False)
 
 
 def climb(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_bdl.data_checks import ObservationCheck
-from pyro_bdl.data_plate import data_size
+from pyro_bdl.data_plate import observation_plate
 from pyro_bdl.errors import InputError
 from pyro_bdl.latent.random_weights import bayesian_modules
 from pyro_bdl.parameters import own_parameter
@@ -113,7 +113,7 @@ def data_plate(rows: int, size: int | None) -> Any:
     """
     if rows == 0:
         raise InputError("x", expected="at least one row", got="none")
-    return pyro.plate("data", size=data_size(rows) if size is None else size, subsample_size=rows)
+    return observation_plate("data", rows, size)
 
 
 def check_labels(y: Tensor, rows: int, classes: int) -> None:

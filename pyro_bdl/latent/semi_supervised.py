@@ -154,14 +154,14 @@ class SemiSupervisedVAE(nn.Module):
     def decoded(self, *codes: Code) -> list[Tensor]:
         """What the decoder puts out for each group of codes; in one call if its weights are random, and drawn once."""
         register(self.decoder, f"{self.name}.decoder")
-        if self.weights.guide is None:
+        if self.weights.guide is None or len(codes) == 1:
             return [run(self.decoder, *code, ranks=[1, 1]) for code in codes]
         shapes = [code.batch for code in codes]
         rows = [
             [part.expand(*shape, part.shape[-1]).reshape(-1, part.shape[-1]) for part in code]
             for code, shape in zip(codes, shapes, strict=True)
         ]
-        outputs = self.decoder(*(torch.cat(parts) if len(codes) > 1 else parts[0] for parts in zip(*rows, strict=True)))
+        outputs = self.decoder(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
         each = outputs.split([shape.numel() for shape in shapes])
         return [part.reshape(*shape, *part.shape[1:]) for part, shape in zip(each, shapes, strict=True)]
 

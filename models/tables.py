@@ -1,6 +1,7 @@
 """The table of a problem: on the console by rich, and in a file as JSON."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ Row = dict[str, Any]
 def report(rows: Sequence[Row], *, title: str, name: str, out: Path, settings: Row, console: Console) -> None:
     """Print the rows, whose keys are the columns, and write them with the settings that made them to `out/name.json`.
 
-    Numbers are rounded to four digits on the console only; `None` is left empty.
+    Numbers are rounded to four digits on the console only; `None` is left empty. Paths are written as text.
     """
     table = Table(title=title)
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -23,7 +24,9 @@ def report(rows: Sequence[Row], *, title: str, name: str, out: Path, settings: R
     for row in rows:
         table.add_row(*(_text(row.get(column)) for column in columns))
     console.print(table)
-    (out / f"{name}.json").write_text(json.dumps({"settings": settings, "rows": list(rows)}, indent=1))
+    (out / f"{name}.json").write_text(
+        json.dumps({"settings": settings, "rows": list(rows)}, indent=1, default=os.fspath)
+    )
 
 
 def _text(value: Any) -> str:
