@@ -46,6 +46,7 @@ SOURCES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::pyro_bdl.errors.StepSizeWarning")  # rightly, now and then, of batches of 5 or 7
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_source_of_data(source: str) -> None:
     """The chain runs, and ends up nearer to the posterior mean than the prior's draws are."""
