@@ -1,5 +1,6 @@
 """The steps of a fit."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -72,7 +73,9 @@ class Loop:
             raise
         self.undo = None
         self.bar.update()
-        self.bar.set_postfix(loss=f"{result[0].total:.4g}", kl=f"{result[0].kl:.4g}", refresh=False)
+        loss = result[0]
+        told = {"loss": loss.total} if math.isnan(loss.kl) else {"loss": loss.total, "kl": loss.kl}
+        self.bar.set_postfix({name: f"{value:.4g}" for name, value in told.items()}, refresh=False)
         return result
 
     def _epoch(self, epoch: int) -> tuple[Loss, float, float]:
