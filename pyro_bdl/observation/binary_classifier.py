@@ -1,26 +1,20 @@
 """Two classes observed through one logit: logistic regression, and its deep kin."""
 
-from collections.abc import Callable
-
-import pyro
 import pyro.distributions as dist
 from torch import Tensor
 
-from pyro_bdl.data_plate import observation_plate
-from pyro_bdl.observation.checks import check_length, one_each
+from pyro_bdl.observation.checks import one_each
+from pyro_bdl.observation.observation_model import ObservationModel
 
 
-class BinaryClassifier:
+class BinaryClassifier(ObservationModel):
     r"""The model :math:`y_n \sim \mathrm{Bernoulli}(1 / (1 + e^{-f(x_n)}))`, in a data plate.
 
     With a linear f it is logistic regression; `Classifier` is the model of several classes.
 
     Args:
         network: gives logits of shape (B,) or (B, 1).
-        size: N, the number of data points of which a call sees B. Default: what `fit_svi` or a kernel says it is;
-            B itself where nobody says.
-        plate: the name of the data plate.
-        site: the name of the observed site.
+        size, plate, site: see `ObservationModel`.
 
     Raises:
         InputError: outputs or labels of another shape, labels that are no integers.
@@ -31,16 +25,12 @@ class BinaryClassifier:
     torch.Size([5])
     """
 
-    def __init__(
-        self, network: Callable[..., Tensor], *, size: int | None = None, plate: str = "data", site: str = "y"
-    ) -> None:
-        self.network, self.size, self.plate, self.site = network, size, plate, site
+    targets, integers = "labels", True
 
-    def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The labels: those observed, or a draw."""
-        logits = one_each(self.network(x))
-        if y is not None:
-            check_length("labels", y, logits, integers=True)
-            y = y.to(logits.dtype)
-        with observation_plate(self.plate, len(x), self.size):
-            return pyro.sample(self.site, dist.Bernoulli(logits=logits), obs=y)
+    def law(self, outputs: Tensor) -> dist.Bernoulli:
+        """Bernoulli, of these logits."""
+        return dist.Bernoulli(logits=one_each(outputs))
+
+    def read(self, y: Tensor, law: dist.Bernoulli) -> Tensor:
+        """Labels as the floating-point numbers that the law takes."""
+        return super().read(y, law).to(law.logits.dtype)

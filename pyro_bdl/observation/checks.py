@@ -21,9 +21,9 @@ def one_each(outputs: Tensor) -> Tensor:
     return flat
 
 
-def check_length(what: str, y: Tensor, outputs: Tensor, *, integers: bool) -> None:
-    """Refuse observations that are not one number, of the right kind, for each row of outputs."""
-    _check_one_each(what, y, outputs)
+def check_length(what: str, y: Tensor, rows: torch.Size, *, integers: bool) -> None:
+    """Refuse observations that are not one number, of the right kind, for each of the rows (B,)."""
+    _check_one_each(what, y, rows)
     if integers == (y.is_floating_point() or y.is_complex()):
         kind = "integers" if integers else "floating-point numbers"
         raise InputError(what, expected=kind, got=str(y.dtype))
@@ -31,13 +31,13 @@ def check_length(what: str, y: Tensor, outputs: Tensor, *, integers: bool) -> No
 
 def check_times(time: Tensor, outputs: Tensor) -> None:
     """Refuse times that are not positive and finite, one for each row of outputs."""
-    check_length("times", time, outputs, integers=False)
+    check_length("times", time, outputs.shape[:1], integers=False)
     _check_values("times", time, (time > 0) & (time < torch.inf), "positive finite numbers")
 
 
 def check_events(event: Tensor, outputs: Tensor) -> None:
     """Refuse indicators of events that are not 0 or 1, or False or True, one for each row of outputs."""
-    _check_one_each("events", event, outputs)
+    _check_one_each("events", event, outputs.shape[:1])
     _check_values("events", event, (event == 0) | (event == 1), "1 for an event, 0 for a censored time")
 
 
@@ -46,9 +46,9 @@ def can_look(value: Tensor) -> bool:
     return not is_batchedtensor(value) and get_proxy_mode() is None and not torch.jit.is_tracing()
 
 
-def _check_one_each(what: str, y: Tensor, outputs: Tensor) -> None:
-    if y.shape != outputs.shape[:1]:
-        raise InputError(what, expected=f"shape {tuple(outputs.shape[:1])}", got=f"shape {tuple(y.shape)}")
+def _check_one_each(what: str, y: Tensor, rows: torch.Size) -> None:
+    if y.shape != rows:
+        raise InputError(what, expected=f"shape {tuple(rows)}", got=f"shape {tuple(y.shape)}")
 
 
 def _check_values(what: str, value: Tensor, fine: Tensor, expected: str) -> None:

@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from pyro_bdl.data_plate import observation_plate
 from pyro_bdl.errors import InputError
-from pyro_bdl.observation.checks import check_length, check_rank, one_each
+from pyro_bdl.observation.checks import check_rank, one_each
+from pyro_bdl.observation.observation_model import ObservationModel
 from pyro_bdl.parameters import own_parameter
 
 Noise = float | str | Distribution
 
 
-class Regressor:
+class Regressor(ObservationModel):
     r"""The model :math:`y_n \sim N(f(x_n), \sigma^2)`, in a data plate.
 
     Args:
@@ -28,10 +28,7 @@ class Regressor:
             one positive number: random, a site of its own; `dist.LogNormal(-1., 1.)`, say. `"heteroscedastic"`: the
             network's second output o gives :math:`\sigma_n = \mathrm{softplus}(o_n) + 10^{-3}`, the floor keeping
             single points from being fitted with infinite density. Default `"learned"`.
-        size: N, the number of data points of which a call sees B. Default: what `fit_svi` or a kernel says it is;
-            B itself where nobody says.
-        plate: the name of the data plate.
-        site: the name of the observed site; the noise is `<site>.noise`.
+        size, plate, site: see `ObservationModel`; the noise is the site `<site>.noise`.
 
     Raises:
         InputError: noise of another kind, outputs or targets of another shape, integer targets.
@@ -43,6 +40,7 @@ class Regressor:
     ['weight', 'bias', 'y.noise', 'data', 'y']
     """
 
+    targets, integers = "targets", False
     floor = 1e-3
 
     def __init__(
@@ -57,24 +55,19 @@ class Regressor:
         if not _is_noise(noise):
             kinds = 'a positive number, "learned", "heteroscedastic" or a distribution of one positive number'
             raise InputError("noise", expected=kinds, got=repr(noise))
-        self.network, self.noise, self.size, self.plate, self.site = network, noise, size, plate, site
+        super().__init__(network, size=size, plate=plate, site=site)
+        self.noise = noise
         self._log_scale: nn.Parameter | None = None
 
-    def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The targets: those observed, or a draw."""
-        outputs = self.network(x)
-        if self.noise == "heteroscedastic":
-            check_rank("the network's output", outputs, 2, "(batch, 2)")
-            if outputs.shape[1] != 2:
-                raise InputError("the network's output", expected="shape (batch, 2)", got=f"{tuple(outputs.shape)}")
-            mean, scale = outputs[:, 0], F.softplus(outputs[:, 1]) + self.floor
-        else:
+    def law(self, outputs: Tensor) -> dist.Normal:
+        """Normal, of this mean, and with heteroscedastic noise of this deviation, too."""
+        if self.noise != "heteroscedastic":
             mean = one_each(outputs)
-            scale = self._scale(mean)
-        if y is not None:
-            check_length("targets", y, mean, integers=False)
-        with observation_plate(self.plate, len(x), self.size):
-            return pyro.sample(self.site, dist.Normal(mean, scale), obs=y)
+            return dist.Normal(mean, self._scale(mean))
+        check_rank("the network's output", outputs, 2, "(batch, 2)")
+        if outputs.shape[1] != 2:
+            raise InputError("the network's output", expected="shape (batch, 2)", got=f"{tuple(outputs.shape)}")
+        return dist.Normal(outputs[:, 0], F.softplus(outputs[:, 1]) + self.floor)
 
     def _scale(self, mean: Tensor) -> Tensor:
         if isinstance(self.noise, Distribution):
