@@ -149,7 +149,7 @@ def deep_survival(told: dict[str, Any]) -> None:
         assert abs(w["partial, mean"] - w["truth"]) < 5 * w["partial, sd"]
         cox = w["scikit-survival"]
         assert abs(w["one interval"]) < abs(cox) - 0.03
-        assert math.isclose(w["twenty intervals"], cox, abs_tol=0.03)
+        assert abs(w["twenty intervals"] - cox) < 0.6 * w["partial, sd"]
     assert told["baseline_gap"] < 0.05
 
     # Of 1,000 test subjects the standard error of a concordance is 0.011; of a difference of two that agree, 0.006.
@@ -168,7 +168,7 @@ def deep_survival(told: dict[str, Any]) -> None:
         assert judged["the law itself"]["integrated Brier"] - 0.002 < judged[method]["integrated Brier"]
         assert judged[method]["integrated Brier"] < judged["linear"]["integrated Brier"] - 0.008
         assert judged[method]["truth in band"] > 0.6  # one data set is one draw, of few independent errors
-        assert judged[method]["in band, day 40"] < judged[method]["truth in band"] - 0.1
+        assert judged[method]["in band, 0.1 years"] < judged[method]["truth in band"] - 0.1
         assert told["reliability"][method] < told["reliability"]["linear"] - 0.02
     assert judged["deep, SVI"]["width of band"] > judged["deep, chains"]["width of band"]
     assert judged["linear"]["truth in band"] < 0.3
