@@ -134,6 +134,60 @@ def semi_supervised(told: dict[str, Any]) -> None:
     assert wrong["α = 0"] > wrong["as above"] + 10
 
 
+def deep_survival(told: dict[str, Any]) -> None:
+    """Checks of 06_deep_survival."""
+    # The short cuts are wrong by a share of subjects; Kaplan-Meier's standard error is 0.016 at most.
+    bias = told["bias"]
+    assert abs(bias["Kaplan-Meier, all"]) < 0.06
+    assert bias["censored left out"] < bias["censored as events"] < -0.08
+
+    # 300 draws of NUTS know a mean to within 0.06 to 0.1 deviations, and a deviation to within 4 to 7%.
+    for w in told["coefficients"].values():
+        assert abs(w["partial, mean"] - w["scikit-survival"]) < 0.4 * w["partial, sd"]
+        assert abs(w["full, mean"] - w["partial, mean"]) < 0.6 * w["partial, sd"]
+        assert 0.7 < w["full, sd"] / w["partial, sd"] < 1.4
+        assert abs(w["partial, mean"] - w["truth"]) < 5 * w["partial, sd"]
+        cox = w["scikit-survival"]
+        assert abs(w["one interval"]) < abs(cox) - 0.03
+        assert abs(w["twenty intervals"] - cox) < 0.6 * w["partial, sd"]
+    assert told["baseline_gap"] < 0.05
+
+    # Of 1,000 test subjects the standard error of a concordance is 0.011; of a difference of two that agree, 0.006.
+    test = told["ranking"]["test"]
+    law = test["the law itself"]
+    for likelihood in ("partial", "full"):
+        assert abs(test[f"linear, {likelihood}"] - 0.5) < 0.06
+        assert abs(test[f"deep, {likelihood}"] - law) < 0.03
+    for kind, held_out in told["others"].items():
+        assert held_out["deep"] > held_out["linear"] + 0.01, kind
+
+    judged = told["judged"]
+    assert set(told["deep_sites"]) == {"0.0.weight", "0.0.bias", "0.2.weight", "a"}
+    for method in ("deep, SVI", "deep, chains"):
+        assert abs(judged[method]["concordance"] - law) < 0.03
+        assert judged["the law itself"]["integrated Brier"] - 0.002 < judged[method]["integrated Brier"]
+        assert judged[method]["integrated Brier"] < judged["linear"]["integrated Brier"] - 0.008
+        assert judged[method]["truth in band"] > 0.6  # one data set is one draw, of few independent errors
+        assert judged[method]["in band, 0.1 years"] < judged[method]["truth in band"] - 0.1
+        assert told["reliability"][method] < told["reliability"]["linear"] - 0.02
+    assert judged["deep, SVI"]["width of band"] > judged["deep, chains"]["width of band"]
+    assert judged["linear"]["truth in band"] < 0.3
+    away = told["outward_sd"]
+    assert away["|x1| = 3.0"]["deep, chains"] > 2.5 * away["|x1| = 0.5"]["deep, chains"]
+    assert away["|x1| = 3.0"]["deep, chains"] > 1.5 * away["|x1| = 3.0"]["deep, SVI"]
+
+    # 299 relapses: a concordance has a standard error of 0.016, a gain the one that is told, from five folds.
+    for name, row in told["in_trial"].items():
+        assert 0.62 < row["concordance"] < 0.73, name
+        assert abs(row["gain"]) < 0.04, name
+
+    mixing = told["mixing"]["worst r_hat"]
+    assert mixing["survival"] < 1.12
+    assert mixing["weights"] > 1.3
+    elpd = told["comparison"]["elpd_loo"]
+    assert elpd["deep"] > elpd["linear"] + 3 * told["comparison"]["dse"]["linear"]
+
+
 QUANTITIES: dict[str, tuple[dict[str, str], Callable[[dict[str, Any]], None]]] = {
     "01_bayesian_networks.ipynb": (
         {
@@ -183,6 +237,24 @@ QUANTITIES: dict[str, tuple[dict[str, str], Callable[[dict[str, Any]], None]]] =
             "wrong": "wrong['test error, %'].to_dict()",
         },
         semi_supervised,
+    ),
+    "06_deep_survival.ipynb": (
+        {
+            "bias": "bias",
+            "coefficients": "coefficients.join(by_count.rename(columns={1: 'one interval', 20: 'twenty intervals'}))"
+            ".to_dict('index')",
+            "baseline_gap": "baseline_gap",
+            "ranking": "ranking.to_dict()",
+            "deep_sites": "[name for name in sites.stochastic_nodes if name != 'data']",
+            "others": "others.to_dict('index')",
+            "judged": "judged.to_dict('index')",
+            "reliability": "{name: r.error for name, r in reliability.items()}",
+            "outward_sd": "outward_sd.to_dict()",
+            "in_trial": "in_trial.to_dict('index')",
+            "mixing": "mixing.to_dict()",
+            "comparison": "comparison.to_dict()",
+        },
+        deep_survival,
     ),
 }
 
@@ -236,6 +308,8 @@ def test_tutorial(path: Path, tmp_path: Path) -> None:
 
         quantities, check = QUANTITIES[path.name]
         notebook = nbformat.read(path, as_version=4)
+        if any("sksurv" in cell.source for cell in notebook.cells):
+            pytest.importorskip("sksurv")  # scikit-survival, an optional dependency
         told = ", ".join(f"{name!r}: {expression}" for name, expression in quantities.items())
         notebook.cells.append(nbformat.v4.new_code_cell(f"import json\nprint({MARK!r} + json.dumps({{{told}}}))"))
         client = NotebookClient(
