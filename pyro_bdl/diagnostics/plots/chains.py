@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pyro_bdl.diagnostics.arrays import Floats, as_floats
-from pyro_bdl.diagnostics.plots.style import INK, PALE, colours, headline, label, legend_below, panels
+from pyro_bdl.diagnostics.plots.style import COLOURS, DASHES, INK, PALE, colours, headline, label, legend_below, panels
 from pyro_bdl.errors import InputError
 
 
@@ -69,7 +69,8 @@ def _ranks(ax: Any, values: Floats, bins: int) -> None:
     ax.axhspan(low, high, color=PALE, alpha=0.6, linewidth=0, label="98% of uniform ranks")
     for i, (chain, colour) in enumerate(zip(ranks, colours(chains), strict=True)):
         share = np.histogram(chain, edges)[0] / draws
-        ax.stairs(share, edges, baseline=None, color=colour, linewidth=1.3, label=f"chain {i}")
+        dash = DASHES[i // len(COLOURS) % len(DASHES)]  # where colours are used again
+        ax.stairs(share, edges, baseline=None, color=colour, linewidth=1.3, linestyle=dash, label=f"chain {i}")
     ax.set_xlim(0, 1)
     ax.set_ylim(bottom=0)
 
