@@ -13,9 +13,9 @@ from pyro_bdl.compression.compressed import CompressedNetwork, architecture_of, 
 from pyro_bdl.compression.example_inputs import ExampleInputs, require_affordable
 from pyro_bdl.compression.posterior import WeightPosterior
 from pyro_bdl.compression.pruned import Pruned, with_values
+from pyro_bdl.compression.quantisation.sharing import sharing_of
 from pyro_bdl.compression.random_code.random_draw import RandomDraw
 from pyro_bdl.compression.retraining import Retraining
-from pyro_bdl.compression.sharing import sharing_of
 from pyro_bdl.compression.units.finding import Units, find_units
 from pyro_bdl.compression.units.probing import positional
 from pyro_bdl.compression.validation import Validation, error_function, standard_error
@@ -46,7 +46,7 @@ def compress(
        above a threshold, or, with validation data, those of the least information (`unit_information`).
     2. The other weights become integers: those that minimise posterior deviation plus code length (`quantise`), on
        grids whose step the posterior's spread tells (`fixed_point`). What is noise becomes 0. With a `codebook` they
-       become places in a list of shared values instead, which the file holds (`pyro_bdl.compression.sharing`).
+       become places in a list of shared values instead, which the file holds (`compression.quantisation.sharing`).
     3. Units that then have no effect are cut out, too, and what is left is a smaller dense module.
     4. For fast prediction without an entropy coder, each parameter of this module gets a bit width (`choose_widths`).
 

@@ -30,7 +30,7 @@ from models.competitors.rows import Row
 from models.competitors.stored import SHARED, StoredNetwork, decode, load, store
 from models.competitors.training import Training, error, fit_dense, standard_error, train
 from models.networks import fully_connected
-from pyro_bdl.compression.codebook import Clustered, Codebook
+from pyro_bdl.compression.coding.codebook import Clustered, Codebook
 from pyro_bdl.compression.coding.container import OtherArchitectureError, pack
 from pyro_bdl.compression.compressed import architecture_of
 from pyro_bdl.compression.units.finding import find_units

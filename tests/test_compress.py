@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import pyro_bdl as bdl
-from pyro_bdl.compression.codebook import Clustered
+from pyro_bdl.compression.coding.codebook import Clustered
 from pyro_bdl.compression.compressed import CompressedNetwork, load_compressed
 from pyro_bdl.compression.posterior import WeightPosterior
 from pyro_bdl.errors import InputError, NumericalError, UnsupportedModelError

@@ -28,7 +28,7 @@ from torch.func import functional_call
 from models.competitors.outcome import Outcome
 from models.competitors.stored import StoredNetwork, store
 from models.competitors.training import Dense, Pair, Training, error, fit_dense, train, weight_names
-from pyro_bdl.compression.codebook import Clustered, Codebook
+from pyro_bdl.compression.coding.codebook import Clustered, Codebook
 from pyro_bdl.compression.units.finding import Units, find_units
 from pyro_bdl.errors import InputError
 

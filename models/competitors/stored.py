@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pyro_bdl.compression.codebook import Clustered, Codebook, get_clustered, recluster
 from pyro_bdl.compression.codec import Parts, decode_cut, encode_cut, floating_buffers
+from pyro_bdl.compression.coding.codebook import Clustered, Codebook, get_clustered, recluster
 from pyro_bdl.compression.coding.coder import Decoder, Encoder
 from pyro_bdl.compression.coding.container import pack, read_container, write_container
 from pyro_bdl.compression.coding.floats import get_floats, put_floats

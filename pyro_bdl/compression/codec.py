@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyro_bdl.compression.codebook import Clustered, get_book, get_clustered, put_book, shared_book
+from pyro_bdl.compression.coding.codebook import Clustered, get_book, get_clustered, put_book, shared_book
 from pyro_bdl.compression.coding.coder import Decoder, Encoder
 from pyro_bdl.compression.coding.floats import get_floats, put_floats
 from pyro_bdl.compression.coding.protocol import corrupt

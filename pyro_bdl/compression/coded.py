@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_bdl.compression.choosing import bits_of, choose_integers, finely_rounded, values_of
-from pyro_bdl.compression.codebook import Clustered, recluster
 from pyro_bdl.compression.codec import Parameter, Quantised, floating_buffers
+from pyro_bdl.compression.coding.codebook import Clustered, recluster
 from pyro_bdl.compression.posterior import WeightPosterior
 from pyro_bdl.compression.pruned import Pruned, with_values
+from pyro_bdl.compression.quantisation.choosing import bits_of, choose_integers, finely_rounded, values_of
+from pyro_bdl.compression.quantisation.retrained_integers import retrained
+from pyro_bdl.compression.quantisation.sharing import Mixture, choose_shared, sharing_of
 from pyro_bdl.compression.random_code.code import RandomCode
 from pyro_bdl.compression.random_code.network_draw import Priors, code_draw, length_in_bits, priors_of
 from pyro_bdl.compression.random_code.random_draw import RandomDraw
-from pyro_bdl.compression.retrained_integers import retrained
 from pyro_bdl.compression.retraining import Retraining
-from pyro_bdl.compression.sharing import Mixture, choose_shared, sharing_of
 from pyro_bdl.compression.unit_choice import unit_masks
 from pyro_bdl.compression.units.dead_units import without_dead_units
 from pyro_bdl.compression.units.finding import Units

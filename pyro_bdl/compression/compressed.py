@@ -17,9 +17,9 @@ from pyro_bdl.compression.codec import DRAWN, QUANTISED, SHARED, Parameter
 from pyro_bdl.compression.coding.container import fingerprint, pack, read_container, write_container
 from pyro_bdl.compression.coding.protocol import corrupt
 from pyro_bdl.compression.example_inputs import ExampleInputs
+from pyro_bdl.compression.quantisation.widths import Widths
 from pyro_bdl.compression.random_code.code import RandomCode
 from pyro_bdl.compression.units.finding import Units
-from pyro_bdl.compression.widths import Widths
 from pyro_bdl.errors import InputError
 
 FLOAT_BITS = 32

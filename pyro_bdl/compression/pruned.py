@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from pyro_bdl.compression.codec import Parameter
 from pyro_bdl.compression.posterior import WeightPosterior
+from pyro_bdl.compression.quantisation.widths import Evaluate
 from pyro_bdl.compression.units.finding import Units
 from pyro_bdl.compression.units.shrinking import elements_left, shrink, shrink_tensors
 from pyro_bdl.compression.validation import Error
-from pyro_bdl.compression.widths import Evaluate
 
 
 @dataclass(frozen=True, eq=False)

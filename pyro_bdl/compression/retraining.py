@@ -18,7 +18,7 @@ class Retraining:
     .. math:: \frac1B \sum_{n \in batch} \ell(f_w(x_n), y_n) + \frac{\lambda}{N} L(w)
 
     with L the description length of the weights in nats: of integers that of their entropy code
-    (`pyro_bdl.compression.retrained_integers`), of a draw the KL of what is not drawn yet
+    (`pyro_bdl.compression.quantisation.retrained_integers`), of a draw the KL of what is not drawn yet
     (`pyro_bdl.compression.random_code.retrained_draw`).
 
     Args:

@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from pyro_bdl.compression.posterior import WeightPosterior
 from pyro_bdl.compression.pruning import keep_below, unit_information, unit_log_alpha
+from pyro_bdl.compression.quantisation.widths import NOISE
 from pyro_bdl.compression.thresholds import choose_thresholds
 from pyro_bdl.compression.units.finding import Units
 from pyro_bdl.compression.units.shrinking import shrink
 from pyro_bdl.compression.validation import Error
-from pyro_bdl.compression.widths import NOISE
 
 SHARES = (0.0, 0.5)  # of the tolerance that units may use up; the rest is for quantisation
 

@@ -2,10 +2,9 @@
 
 from torch import nn
 
-from pyro_bdl.compression.precision import fixed_point, small_float
 from pyro_bdl.compression.pruned import Pruned, with_values
-from pyro_bdl.compression.validation import Error
-from pyro_bdl.compression.widths import (
+from pyro_bdl.compression.quantisation.precision import fixed_point, small_float
+from pyro_bdl.compression.quantisation.widths import (
     Widths,
     choose_widths,
     errors_one_bit_below,
@@ -13,6 +12,7 @@ from pyro_bdl.compression.widths import (
     rounded_by_unit,
     unit_widths,
 )
+from pyro_bdl.compression.validation import Error
 
 TOLERANCE = 0.001  # of the error at the bit widths: 0.1 points more than that of 32 bits
 

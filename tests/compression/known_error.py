@@ -4,11 +4,12 @@ import torch
 from torch import Tensor
 
 from pyro_bdl.compression.posterior import WeightPosterior
-from pyro_bdl.compression.widths import Evaluate, Values
+from pyro_bdl.compression.quantisation.widths import Evaluate, Values
 
 
 def posterior() -> WeightPosterior:
-    mean = {"a": torch.randn(40, 10), "b": 0.1 * torch.randn(30)}
+    """Means below 4: a larger one would be too far from the finest small float for the smallest limit of the tests."""
+    mean = {"a": torch.randn(40, 10).clamp(-3.9, 3.9), "b": 0.1 * torch.randn(30)}
     return WeightPosterior(mean, {"a": torch.full((40, 10), 0.01), "b": torch.full((30,), 1e-5)})
 
 

@@ -10,10 +10,10 @@ from torch import nn
 from pyro_bdl.compression.codec import Quantised
 from pyro_bdl.compression.compressed import CompressedNetwork, architecture_of, count, load_compressed
 from pyro_bdl.compression.example_inputs import ExampleInputs
-from pyro_bdl.compression.precision import FixedPoint, SmallFloat
+from pyro_bdl.compression.quantisation.precision import FixedPoint, SmallFloat
+from pyro_bdl.compression.quantisation.widths import Widths
 from pyro_bdl.compression.units.finding import find_units
 from pyro_bdl.compression.units.shrinking import shrink
-from pyro_bdl.compression.widths import Widths
 from tests.fresh_state import fresh_state  # noqa: F401
 
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_bdl.compression.choosing import choose_integers, values_of
 from pyro_bdl.compression.posterior import WeightPosterior
-from pyro_bdl.compression.precision import fixed_point
 from pyro_bdl.compression.pruned import Pruned
+from pyro_bdl.compression.quantisation.choosing import choose_integers, values_of
+from pyro_bdl.compression.quantisation.precision import fixed_point
+from pyro_bdl.compression.quantisation.widths import choose_widths, errors_one_bit_below, rounded
 from pyro_bdl.compression.units.cutting import zero
 from pyro_bdl.compression.units.finding import find_units
 from pyro_bdl.compression.units.probing import random_mask
 from pyro_bdl.compression.validation import ROWS, error_function
-from pyro_bdl.compression.widths import choose_widths, errors_one_bit_below, rounded
 from tests.compression.units.pruned_networks import make
 from tests.fresh_state import fresh_state  # noqa: F401
 

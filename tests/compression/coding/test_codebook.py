@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_bdl.compression.codebook import (
+from pyro_bdl.compression.codec import QUANTISED, SHARED, Quantised, decode, encode, floating_buffers, kind_of
+from pyro_bdl.compression.coding.codebook import (
     MOST_VALUES,
     Clustered,
     Codebook,
@@ -19,7 +20,6 @@ from pyro_bdl.compression.codebook import (
     put_book,
     recluster,
 )
-from pyro_bdl.compression.codec import QUANTISED, SHARED, Quantised, decode, encode, floating_buffers, kind_of
 from pyro_bdl.compression.coding.coder import Decoder, Encoder
 from pyro_bdl.compression.coding.container import pack, write_container
 from pyro_bdl.compression.coding.floats import put_floats

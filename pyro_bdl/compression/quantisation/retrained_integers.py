@@ -21,7 +21,7 @@ from torch.func import functional_call
 from tqdm import tqdm
 
 from pyro_bdl.compression.codec import Quantised
-from pyro_bdl.compression.quantising import MOST_LEVEL, nats
+from pyro_bdl.compression.quantisation.quantising import MOST_LEVEL, nats
 from pyro_bdl.compression.retraining import Retraining, Steps
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pyro_bdl.compression.posterior import WeightPosterior
-from pyro_bdl.compression.precision import FixedPoint, Format, SmallFloat, fixed_point
 from pyro_bdl.compression.pruning import weight_log_alpha
+from pyro_bdl.compression.quantisation.precision import FixedPoint, Format, SmallFloat, fixed_point
 
 NOISE = 3.0  # log alpha above which a weight is dropped with a probability of more than 0.95 (Molchanov et al. 2017)
 POINT_BITS = 12  # of a parameter that is not random: nothing says how precise it must be

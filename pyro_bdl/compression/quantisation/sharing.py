@@ -23,13 +23,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from pyro_bdl.compression.choosing import TRADE, TRADES, bits_of, fewest_bits, finely_rounded
-from pyro_bdl.compression.clustering import k_means
-from pyro_bdl.compression.codebook import MOST_VALUES, Clustered, clustered
 from pyro_bdl.compression.codec import Parameter
+from pyro_bdl.compression.coding.codebook import MOST_VALUES, Clustered, clustered
 from pyro_bdl.compression.posterior import WeightPosterior
-from pyro_bdl.compression.quantising import nats, nearest
-from pyro_bdl.compression.widths import Evaluate, Values
+from pyro_bdl.compression.quantisation.choosing import TRADE, TRADES, bits_of, fewest_bits, finely_rounded
+from pyro_bdl.compression.quantisation.clustering import k_means
+from pyro_bdl.compression.quantisation.quantising import nats, nearest
+from pyro_bdl.compression.quantisation.widths import Evaluate, Values
 from pyro_bdl.errors import InputError
 
 MERGING = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.0)

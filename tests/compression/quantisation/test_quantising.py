@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pyro_bdl.compression import quantising
-from pyro_bdl.compression.choosing import entropy
-from pyro_bdl.compression.quantising import nats, quantise
+from pyro_bdl.compression.quantisation import quantising
+from pyro_bdl.compression.quantisation.choosing import entropy
+from pyro_bdl.compression.quantisation.quantising import nats, quantise
 from pyro_bdl.errors import InputError
 from tests.fresh_state import fresh_state  # noqa: F401
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import pyro_bdl as bdl
-from pyro_bdl.compression.choosing import entropy, values_of
 from pyro_bdl.compression.codec import Quantised
 from pyro_bdl.compression.posterior import WeightPosterior
-from pyro_bdl.compression.sharing import VALUE_BITS, Centres, Components, choose_shared, sharing_of
+from pyro_bdl.compression.quantisation.choosing import entropy, values_of
+from pyro_bdl.compression.quantisation.sharing import VALUE_BITS, Centres, Components, choose_shared, sharing_of
 from pyro_bdl.errors import InputError
 from tests.fresh_state import fresh_state  # noqa: F401
 

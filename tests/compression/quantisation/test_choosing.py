@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from pyro_bdl.compression.choosing import choose_integers, entropy, values_of
 from pyro_bdl.compression.posterior import WeightPosterior
-from pyro_bdl.compression.precision import fixed_point
-from pyro_bdl.compression.widths import POINT_BITS, SPREADS
+from pyro_bdl.compression.quantisation.choosing import choose_integers, entropy, values_of
+from pyro_bdl.compression.quantisation.precision import fixed_point
+from pyro_bdl.compression.quantisation.widths import POINT_BITS, SPREADS
 from pyro_bdl.errors import InputError
 from tests.compression.known_error import distance, none_gone, posterior
 from tests.fresh_state import fresh_state  # noqa: F401

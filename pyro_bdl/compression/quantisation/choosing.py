@@ -10,9 +10,9 @@ from torch import Tensor
 
 from pyro_bdl.compression.codec import EXPONENT_OFFSET, Quantised
 from pyro_bdl.compression.posterior import WeightPosterior
-from pyro_bdl.compression.precision import FixedPoint, fixed_point
-from pyro_bdl.compression.quantising import MOST_LEVEL, quantise
-from pyro_bdl.compression.widths import SPREADS, Evaluate, Values, width
+from pyro_bdl.compression.quantisation.precision import FixedPoint, fixed_point
+from pyro_bdl.compression.quantisation.quantising import MOST_LEVEL, quantise
+from pyro_bdl.compression.quantisation.widths import SPREADS, Evaluate, Values, width
 
 PATIENCE = 2
 FINE = 0.25  # a spread whose rounding does no harm by itself

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pyro_bdl.compression.posterior import WeightPosterior
-from pyro_bdl.compression.precision import FixedPoint, SmallFloat, fixed_point, small_float
-from pyro_bdl.compression.widths import (
+from pyro_bdl.compression.quantisation.precision import FixedPoint, SmallFloat, fixed_point, small_float
+from pyro_bdl.compression.quantisation.widths import (
     POINT_BITS,
     SPREADS,
     Widths,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pyro_bdl.compression.precision import FixedPoint, SmallFloat, fixed_point, small_float
+from pyro_bdl.compression.quantisation.precision import FixedPoint, SmallFloat, fixed_point, small_float
 from pyro_bdl.errors import InputError
 from tests.fresh_state import fresh_state  # noqa: F401
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
-from pyro_bdl.compression.clustering import GROUPS, k_means
+from pyro_bdl.compression.quantisation.clustering import GROUPS, k_means
 from pyro_bdl.errors import InputError
 from tests.fresh_state import fresh_state  # noqa: F401
 

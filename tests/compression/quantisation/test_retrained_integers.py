@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import pyro_bdl as bdl
-from pyro_bdl.compression import retrained_integers
-from pyro_bdl.compression.choosing import bits_of, values_of
 from pyro_bdl.compression.codec import Quantised
 from pyro_bdl.compression.posterior import WeightPosterior
-from pyro_bdl.compression.retrained_integers import retrained
+from pyro_bdl.compression.quantisation import retrained_integers
+from pyro_bdl.compression.quantisation.choosing import bits_of, values_of
+from pyro_bdl.compression.quantisation.retrained_integers import retrained
 from pyro_bdl.errors import InputError, NumericalError
 
 NAT = 1 / math.log(2)  # bits

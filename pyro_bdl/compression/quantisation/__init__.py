@@ -1,0 +1,1 @@
+"""Fewer bits for each weight: widths, integers, shared values, and how they are chosen."""
