@@ -15,6 +15,7 @@ import torch
 from pyro_bdl.inference.checkpoint import read
 
 Begun = Callable[[dict[str, Any]], bool]
+PATIENCE = 600  # seconds until the first epochs must be done, on a crowded machine
 
 
 def ends_as_if_never_killed(
@@ -46,10 +47,11 @@ def _kill(program: ModuleType, path: Path, epochs: int, delay: float, begun: Beg
     before = _version(path)
     command = [sys.executable, "-m", program.__name__, str(path), str(epochs)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if _version(path) != before and begun(read(path)[1]):
-            break
+    deadline = time.monotonic() + PATIENCE
+    while process.poll() is None and not (_version(path) != before and begun(read(path)[1])):
+        if time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError(f"{program.__name__} wrote no new checkpoint within {PATIENCE} seconds")
         time.sleep(0.002)
     time.sleep(delay)
     process.send_signal(signal.SIGKILL)
