@@ -7,7 +7,6 @@ import tracemalloc
 import warnings
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from pyro_bdl.compression.example_inputs import ExampleInputs, require_affordabl
 from pyro_bdl.compression.units.finding import Units, find_units
 from pyro_bdl.compression.units.shrinking import shrink
 from pyro_bdl.errors import BDLError, CorruptFileError, InputError
+from tests.compression.damage import damaged_copies, fuzz
 from tests.compression.units.pruned_networks import make
 from tests.compression.units.unprunable_networks import UNPRUNABLE
 from tests.data.test_no_pickle import pickled_classes
@@ -151,57 +151,19 @@ def test_every_bit_flip_and_truncation_of_a_file(victim: tuple[nn.Module, Any, b
             load_compressed(damaged, net)
         assert time.process_time() - begun < 1
 
-    for bit in range(8 * len(content)):
-        flipped = bytearray(content)
-        flipped[bit >> 3] ^= 1 << (bit & 7)
-        refused(bytes(flipped))
-    for size in range(len(content)):
-        refused(content[:size])
-    refused(content + b"\0")
+    for data in damaged_copies(content):
+        refused(data)
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     load_compressed(path, net)
 
 
-def hostile(stream: bytes, rng: np.random.Generator) -> bytes:
-    body = bytearray(stream)
-    for _ in range(rng.integers(1, 4)):
-        at = int(rng.integers(0, len(body)))
-        match rng.integers(4):
-            case 0:
-                body[at] ^= 1 << int(rng.integers(8))
-            case 1:
-                body[at : at + int(rng.integers(1, 20))] = rng.bytes(int(rng.integers(1, 20)))
-            case 2:
-                body = body[: at + 1]
-            case 3:
-                body[at : at + 6] = bytes([int(rng.choice([0, 255]))]) * 6
-    return bytes(body)
-
-
-def fuzz(victim: tuple[nn.Module, Any, bytes], path: Any, times: int) -> int:
-    """Streams behind a digest of their own: our error, or a network of finite numbers. How many were refused."""
-    (net, _, stream), rng, refused = victim, np.random.default_rng(), 0
-    before = copy.deepcopy(net.state_dict())
-    for _ in range(times):
-        write_container(path, [hostile(stream, rng)], kind=QUANTISED, architecture=architecture_of(net))
-        begun = time.process_time()
-        try:
-            found = load_compressed(path, net)
-            assert all(bool(t.isfinite().all()) for t in found.state_dict().values())
-        except CorruptFileError:
-            refused += 1
-        assert time.process_time() - begun < 5
-    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
-    return refused
-
-
 def test_fuzz_behind_the_digest(victim: tuple[nn.Module, Any, bytes], tmp_path: Any) -> None:
-    assert fuzz(victim, tmp_path / "f.bdl", 30) > 10
+    assert fuzz(victim, tmp_path / "f.bdl", 30, kind=QUANTISED) > 10
 
 
 @pytest.mark.slow
 def test_much_fuzz_behind_the_digest(victim: tuple[nn.Module, Any, bytes], tmp_path: Any) -> None:
-    assert fuzz(victim, tmp_path / "f.bdl", 3000) > 1000
+    assert fuzz(victim, tmp_path / "f.bdl", 3000, kind=QUANTISED) > 1000
 
 
 def begun_with(shapes: list[list[int]], kinds: list[int] | None = None) -> bytes:

@@ -15,7 +15,7 @@ import torch
 from pyro_bdl.inference.checkpoint import read
 
 Begun = Callable[[dict[str, Any]], bool]
-PATIENCE = 600  # seconds until the first epochs must be done, on a crowded machine
+PATIENCE = 120  # seconds for a new checkpoint
 
 
 def ends_as_if_never_killed(
@@ -45,12 +45,13 @@ def ends_as_if_never_killed(
 def _kill(program: ModuleType, path: Path, epochs: int, delay: float, begun: Begun) -> None:
     """Start or go on, wait for a new checkpoint, then so many seconds."""
     before = _version(path)
-    command = [sys.executable, "-m", program.__name__, str(path), str(epochs)]
+    command = [sys.executable, "-X", "faulthandler", "-m", program.__name__, str(path), str(epochs)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + PATIENCE
     while process.poll() is None and not (_version(path) != before and begun(read(path)[1])):
         if time.monotonic() > deadline:
-            process.kill()
+            process.send_signal(signal.SIGABRT)  # its stack is then printed
+            process.wait()
             raise AssertionError(f"{program.__name__} wrote no new checkpoint within {PATIENCE} seconds")
         time.sleep(0.002)
     time.sleep(delay)

@@ -4,7 +4,6 @@ import time
 import tracemalloc
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -30,7 +29,8 @@ from pyro_bdl.compression.example_inputs import ExampleInputs
 from pyro_bdl.compression.units.finding import find_units
 from pyro_bdl.compression.units.shrinking import shrink
 from pyro_bdl.errors import CorruptFileError, InputError
-from tests.compression.test_codec import halves, hostile, require_same
+from tests.compression.damage import damaged_copies, fuzz
+from tests.compression.test_codec import halves, require_same
 from tests.compression.units.pruned_networks import make
 from tests.data.test_no_pickle import pickled_classes
 from tests.fresh_state import fresh_state  # noqa: F401
@@ -122,12 +122,7 @@ def test_every_bit_flip_and_truncation_of_a_file(victim: tuple[nn.Module, Any, b
     net, path, _ = victim
     content = path.read_bytes()
     damaged = tmp_path / "damaged.bdl"
-    flips = []
-    for bit in range(8 * len(content)):
-        flipped = bytearray(content)
-        flipped[bit >> 3] ^= 1 << (bit & 7)
-        flips.append(bytes(flipped))
-    for data in (*flips, *(content[:size] for size in range(len(content))), content + b"\0"):
+    for data in damaged_copies(content):
         damaged.write_bytes(data)
         with pytest.raises(CorruptFileError):
             load_compressed(damaged, net)
@@ -136,28 +131,13 @@ def test_every_bit_flip_and_truncation_of_a_file(victim: tuple[nn.Module, Any, b
     assert not seen
 
 
-def fuzz(victim: tuple[nn.Module, Any, bytes], path: Any, times: int) -> int:
-    """Streams behind a digest of their own: our error, or a network of finite numbers. How many were refused."""
-    (net, _, stream), rng, refused = victim, np.random.default_rng(), 0
-    for _ in range(times):
-        write_container(path, [hostile(stream, rng)], kind=SHARED, architecture=architecture_of(net))
-        begun = time.perf_counter()
-        try:
-            found = load_compressed(path, net)
-            assert all(bool(t.isfinite().all()) for t in found.state_dict().values())
-        except CorruptFileError:
-            refused += 1
-        assert time.perf_counter() - begun < 5
-    return refused
-
-
 def test_fuzz_behind_the_digest(victim: tuple[nn.Module, Any, bytes], tmp_path: Any) -> None:
-    assert fuzz(victim, tmp_path / "f.bdl", 30) > 10
+    assert fuzz(victim, tmp_path / "f.bdl", 30, kind=SHARED, clock=time.perf_counter) > 10
 
 
 @pytest.mark.slow
 def test_much_fuzz_behind_the_digest(victim: tuple[nn.Module, Any, bytes], tmp_path: Any) -> None:
-    assert fuzz(victim, tmp_path / "f.bdl", 3000) > 1000
+    assert fuzz(victim, tmp_path / "f.bdl", 3000, kind=SHARED, clock=time.perf_counter) > 1000
 
 
 def test_one_kind_read_as_the_other(victim: tuple[nn.Module, Any, bytes], tmp_path: Any) -> None:
