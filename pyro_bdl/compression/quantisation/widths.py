@@ -15,6 +15,7 @@ from pyro_bdl.compression.quantisation.precision import FixedPoint, Format, Smal
 NOISE = 3.0  # log alpha above which a weight is dropped with a probability of more than 0.95 (Molchanov et al. 2017)
 POINT_BITS = 12  # of a parameter that is not random: nothing says how precise it must be
 SPREADS = (4.0, 2.0, 1.0, 0.5, 0.25, 0.125, 0.0625)
+SPREAD = 0.5  # without validation data
 
 Values = Mapping[str, Tensor]
 Evaluate = Callable[[Values], float]
@@ -61,7 +62,7 @@ def choose_widths(
         rule: what tells a format: `fixed_point` or `small_float`.
     """
     if spread is not None or evaluate is None:
-        return _widths(posterior, gone, 0.5 if spread is None else spread, rule)
+        return _widths(posterior, gone, SPREAD if spread is None else spread, rule)
     for candidate in SPREADS:
         widths = _widths(posterior, gone, candidate, rule)
         if evaluate(rounded(posterior, gone, widths)) <= limit:
