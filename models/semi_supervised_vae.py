@@ -5,7 +5,7 @@ python -m models.semi_supervised_vae --data digits --labels 100 --variant m2
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +27,37 @@ from models.tables import report
 CLASSES = 10
 
 
+@dataclass(frozen=True)
+class Fit:
+    """How a model is built and fitted."""
+
+    epochs: int
+    hidden: tuple[int, ...]
+    latent_size: int
+    learning_rate: float
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Of how a model is built and fitted; by data set and variant where nothing is told."""
+
+    epochs: int | None = None
+    """rounds of all images"""
+    hidden: tuple[int, ...] | None = None
+    """units of each network's hidden layers"""
+    latent_size: int | None = None
+    """latent numbers of an image"""
+    learning_rate: float | None = None
+    """Adam's first learning rate, which falls linearly to zero"""
+    batch_size: int | None = None
+    """unlabelled images of a batch"""
+
+    def to(self, fit: Fit) -> Fit:
+        """The fit with them."""
+        return replace(fit, **{name: value for name, value in vars(self).items() if value is not None})
+
+
 @dataclass
 class Options:
     """Learn ten classes of images of which only some have labels, and report the test error."""
@@ -46,39 +77,29 @@ class Options:
     """seeds the labelled subset, the networks' initial values, the order of the data and all noise"""
     evaluate: Literal["test", "validation"] = "test"
     """the part that the table is about; both stay out of training"""
-    epochs: int | None = None
-    """of m2; default by data set"""
-    m1_epochs: int | None = None
-    """of m1; default by data set"""
-    hidden: tuple[int, ...] | None = None
-    """units of each network's hidden layers; default by data set"""
-    latent_size: int = 50
-    """latent numbers of an image, in each model"""
     alpha: float = 0.1
     """the weight of classification, in units of all data points"""
-    learning_rate: float | None = None
-    """Adam's first learning rate, which falls linearly to zero; default by data set"""
-    batch_size: int = 200
-    """unlabelled images of a batch"""
     labelled_batch_size: int = 100
     """labelled images beside them"""
     checkpoint: Path | None = None
     """the beginning of files from which the same command goes on where it was stopped"""
     progress: Annotated[bool, tyro.conf.FlagConversionOff] = True
     """show progress bars"""
+    m1: Changes = Changes()
+    m2: Changes = Changes()
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What differs between small and large sets."""
-
-    epochs: int
-    m1_epochs: int
-    hidden: tuple[int, ...]
-    learning_rate: float
-
-
-SETTINGS = {"digits": Settings(150, 200, (200,), 3e-3), "mnist": Settings(60, 100, (500,), 1e-3)}
+FITS: dict[str, dict[str, Fit]] = {
+    "digits": {
+        "m1": Fit(200, (200, 200), 50, 3e-3, 200), "m2": Fit(150, (200,), 50, 3e-3, 200),
+        "m1+m2": Fit(150, (200,), 50, 3e-3, 200),
+    },
+    "mnist": {
+        "m1": Fit(150, (200, 200), 20, 2e-3, 100), "m2": Fit(60, (500,), 50, 1e-3, 200),
+        "m1+m2": Fit(250, (300,), 8, 3e-3, 200),
+    },
+}  # fmt: skip
+"""By data set: m1, m2 of the images, and m2 of m1's latent variables."""
 
 
 @dataclass
@@ -99,13 +120,14 @@ class Problem:
     y_held: Tensor
 
     @property
-    def settings(self) -> Settings:
-        """By data set, unless told."""
-        of_set, own = SETTINGS[self.options.data], self.options
-        return Settings(
-            own.epochs or of_set.epochs, own.m1_epochs or of_set.m1_epochs, own.hidden or of_set.hidden,
-            own.learning_rate or of_set.learning_rate,
-        )  # fmt: skip
+    def m1(self) -> Fit:
+        """How m1 is built and fitted."""
+        return self.options.m1.to(FITS[self.options.data]["m1"])
+
+    @property
+    def m2(self) -> Fit:
+        """How m2 is, of the images or of m1's latent variables."""
+        return self.options.m2.to(FITS[self.options.data][self.options.variant])
 
     @classmethod
     def load(cls, options: Options) -> "Problem":
@@ -117,48 +139,49 @@ class Problem:
         return cls(options, parts.x_train, parts.x_train[rows], parts.y_train[rows], *held)
 
 
-def fit(problem: Problem, part: str, program: Any, data: Any, epochs: int) -> Any:
+def fit(problem: Problem, how: Fit, program: Any, data: Any, name: str) -> Any:
     """Fit a pair of model and guide; the KL comes in over a tenth of the epochs, so that z comes to be used."""
     options = problem.options
-    checkpoint = None if options.checkpoint is None else options.checkpoint.with_suffix(f".{part}")
+    checkpoint = (
+        None if options.checkpoint is None else options.checkpoint.with_name(f"{options.checkpoint.name}.{name}")
+    )
     return bdl.fit_svi(
-        program.model, program.guide, data, epochs=epochs, estimator="plain",
-        optimizer=lambda parameters: torch.optim.Adam(parameters, lr=problem.settings.learning_rate, fused=True),
-        schedule=falling, kl_warmup=epochs / 10, checkpoint=checkpoint, seed=options.seed, progress=options.progress,
+        program.model, program.guide, data, epochs=how.epochs, estimator="plain",
+        optimizer=lambda parameters: torch.optim.Adam(parameters, lr=how.learning_rate, fused=True),
+        schedule=falling, kl_warmup=how.epochs / 10, checkpoint=checkpoint, seed=options.seed,
+        progress=options.progress,
     )  # fmt: skip
 
 
 def fit_m1(problem: Problem) -> tuple[bdl.VariationalAutoencoder, Any]:
     """An autoencoder of all images, labelled or not."""
-    options, settings = problem.options, problem.settings
-    pixels, hidden, size = math.prod(problem.x.shape[1:]), settings.hidden, options.latent_size
-    encoder = dense([pixels, *hidden, *hidden[-1:], 2 * size])
-    decoder = dense([size, *hidden[-1:], *reversed(hidden), pixels])
-    vae = bdl.VariationalAutoencoder(encoder, begin_at(decoder, problem.x.mean(0)), size, name="m1")
-    data = DynamicallyBinarized(problem.x, batch_size=options.batch_size)
-    return vae, fit(problem, "m1", vae, data, settings.m1_epochs)
+    how, pixels = problem.m1, math.prod(problem.x.shape[1:])
+    encoder = dense([pixels, *how.hidden, 2 * how.latent_size])
+    decoder = dense([how.latent_size, *reversed(how.hidden), pixels])
+    vae = bdl.VariationalAutoencoder(encoder, begin_at(decoder, problem.x.mean(0)), how.latent_size, name="m1")
+    return vae, fit(problem, how, vae, DynamicallyBinarized(problem.x, batch_size=how.batch_size), "m1")
 
 
-def build_m2(problem: Problem, inputs: int, likelihood: bdl.latent.Likelihood) -> bdl.SemiSupervisedVAE:
+def build_m2(how: Fit, inputs: int, likelihood: bdl.latent.Likelihood) -> bdl.SemiSupervisedVAE:
     """Classifier, encoder and decoder of inputs of so many numbers."""
-    hidden, size = problem.settings.hidden, problem.options.latent_size
+    hidden, size = how.hidden, how.latent_size
     return bdl.SemiSupervisedVAE(
-        dense([inputs, *hidden, CLASSES], nn.Softplus),
-        summed([inputs, CLASSES], [*hidden, 2 * size]),
-        summed([size, CLASSES], [*reversed(hidden), likelihood.numbers * inputs]),
+        dense([inputs, *hidden, CLASSES], nn.ReLU),
+        summed([inputs, CLASSES], [*hidden, 2 * size], nn.ReLU),
+        summed([size, CLASSES], [*reversed(hidden), likelihood.numbers * inputs], nn.ReLU),
         size, classes=CLASSES, likelihood=likelihood, name="m2",
     )  # fmt: skip
 
 
 def fit_m2(problem: Problem, vae: bdl.SemiSupervisedVAE, x: Tensor, x_labelled: Tensor, draw: Any) -> Any:
     """Fit m2 to all inputs beside the labelled ones."""
-    options = problem.options
+    options, how = problem.options, problem.m2
     pair = bdl.SemiSupervisedPair(vae, size=len(x_labelled), alpha=options.alpha)
     data = BesideLabelled(
-        x, x_labelled, problem.y, batch_size=options.batch_size,
+        x, x_labelled, problem.y, batch_size=how.batch_size,
         labelled_batch_size=options.labelled_batch_size, draw=draw,
     )  # fmt: skip
-    return fit(problem, "m2", pair, data, problem.settings.epochs)
+    return fit(problem, how, pair, data, f"m2-{options.labels}")
 
 
 def run_m1(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
@@ -172,7 +195,7 @@ def run_m1(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
 def run_m2(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
     """Classes by q(y | x) of m2."""
     torch.manual_seed(problem.options.seed)
-    vae = build_m2(problem, math.prod(problem.x.shape[1:]), bdl.latent.Bernoulli())
+    vae = build_m2(problem.m2, math.prod(problem.x.shape[1:]), bdl.latent.Bernoulli())
     history = fit_m2(problem, vae, problem.x, problem.x_labelled, torch.bernoulli)
     return vae.classify(problem.x_held), {"m2": vae, "losses": history.losses, "seconds": history.seconds}
 
@@ -181,7 +204,7 @@ def run_m1_m2(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
     """Classes by m2 of draws of m1's latent variables, averaged over draws."""
     torch.manual_seed(problem.options.seed)
     m1, first = fit_m1(problem)
-    m2 = build_m2(problem, problem.options.latent_size, bdl.latent.Gaussian())
+    m2 = build_m2(problem.m2, problem.m1.latent_size, bdl.latent.Gaussian())
 
     def posterior(x: Tensor) -> Tensor:
         law = m1.encode(x)
