@@ -66,8 +66,8 @@ def compress(
         unit_thresholds: on log alpha, one for all groups or by name. Default: the information is what units are chosen
             by; without validation data 3.
         spread: rounding noise in posterior deviations, see `fixed_point`. Default: chosen; without, 0.5.
-        trade: lambda of `quantise`. Default: chosen; without, 0.03 (1 is often too much, see `choose_integers`; but for a
-            mixture's components, where 1 stands for the most probable).
+        trade: lambda of `quantise`. Default: chosen; without, 0.03 (1 is often too much, see `choose_integers`; but for
+            a mixture's components, where 1 stands for the most probable).
         codebook: the values that weights share, zero always one of them. A number: k-means of the posterior means with
             their precisions as weights, so many clusters; on validation data with fewer, or from evenly spaced centres,
             where that is shorter. The `SoftWeightSharing` prior of the fit: each weight takes the mean of its most

@@ -33,8 +33,8 @@ def choose_integers(
 
     For each step (a `spread` of 4, 2, ..., 1/16 unless it is given) the largest trade within the limit is found by
     bisection; the step whose integers have the least entropy is taken, looked for until two finer ones are worse. If
-    none is within the limit, the finest step and plain rounding. Without `evaluate`: spread 0.5, trade 0.03. A trade of 1
-    would be the least description length, but draws all weights towards zero at once, which is more than as many
+    none is within the limit, the finest step and plain rounding. Without `evaluate`: spread 0.5, trade 0.03. A trade of
+    1 would be the least description length, but draws all weights towards zero at once, which is more than as many
     deviations at random. Errors on validation data, posterior mean, then trades of 0, 0.03 and 0.2 at a spread of 0.5:
     1.76, 1.86, 1.90 and 2.90% (a sparse LeNet-300-100 on MNIST); a spread of 1 costs up to 8 points on the digits.
     """
