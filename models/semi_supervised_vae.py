@@ -142,9 +142,8 @@ class Problem:
 def fit(problem: Problem, how: Fit, program: Any, data: Any, name: str) -> Any:
     """Fit a pair of model and guide; the KL comes in over a tenth of the epochs, so that z comes to be used."""
     options = problem.options
-    checkpoint = (
-        None if options.checkpoint is None else options.checkpoint.with_name(f"{options.checkpoint.name}.{name}")
-    )
+    file = options.checkpoint
+    checkpoint = None if file is None else file.with_name(f"{file.name}.{name}")
     return bdl.fit_svi(
         program.model, program.guide, data, epochs=how.epochs, estimator="plain",
         optimizer=lambda parameters: torch.optim.Adam(parameters, lr=how.learning_rate, fused=True),
