@@ -9,6 +9,7 @@ import tyro
 
 import pyro_bdl as bdl
 from models.networks import fully_connected, lenet_5_caffe, lenet_300_100, vgg
+from models.recipes import with_given
 
 NetName = Literal["digits", "lenet-300-100", "lenet-5-caffe", "vgg"]
 PriorName = Literal["log-uniform", "group-normal-jeffreys", "group-horseshoe", "soft-weight-sharing"]
@@ -151,7 +152,4 @@ class Options:
     def settings(self) -> Settings:
         """The recipe of network, prior and guide, with what is given instead."""
         recipe = POINT[self.net] if self.guide == "point" else SETTINGS[self.net, self.prior]
-        names = (
-            "epochs", "pretraining", "kl_weight", "kl_warmup", "final_kl_weight", "learning_rate", "init_scale",
-        )  # fmt: skip
-        return replace(recipe, **{n: value for n in names if (value := getattr(self, n)) is not None})
+        return with_given(recipe, self)

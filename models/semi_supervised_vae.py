@@ -5,7 +5,7 @@ python -m models.semi_supervised_vae --data digits --labels 100 --variant m2
 
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +21,7 @@ from models.binarization import DynamicallyBinarized
 from models.labelled import BesideLabelled, balanced
 from models.latent_networks import begin_at, dense, summed
 from models.published import SEMI_SUPERVISED
+from models.recipes import with_given
 from models.schedules import falling
 from models.tables import report
 
@@ -52,10 +53,6 @@ class Changes:
     """Adam's first learning rate, which falls linearly to zero"""
     batch_size: int | None = None
     """unlabelled images of a batch"""
-
-    def to(self, fit: Fit) -> Fit:
-        """The fit with them."""
-        return replace(fit, **{name: value for name, value in vars(self).items() if value is not None})
 
 
 @dataclass
@@ -122,12 +119,12 @@ class Problem:
     @property
     def m1(self) -> Fit:
         """How m1 is built and fitted."""
-        return self.options.m1.to(FITS[self.options.data]["m1"])
+        return with_given(FITS[self.options.data]["m1"], self.options.m1)
 
     @property
     def m2(self) -> Fit:
         """How m2 is, of the images or of m1's latent variables."""
-        return self.options.m2.to(FITS[self.options.data][self.options.variant])
+        return with_given(FITS[self.options.data][self.options.variant], self.options.m2)
 
     @classmethod
     def load(cls, options: Options) -> "Problem":
