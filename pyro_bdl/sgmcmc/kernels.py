@@ -186,7 +186,7 @@ class SGNHT(StochasticGradientKernel):
     .. math::
         r' = (1 - \zeta)\, r + \Bigl(1 - \frac\zeta2\Bigr) \sqrt e\, g + \sqrt{\alpha (2 - \alpha) T}\, z, \qquad
         \theta' = \theta + \sqrt e\, r', \qquad
-        \zeta' = \zeta + \kappa \Bigl(\frac1d \sum_i r_i'^2 - T\Bigr)
+        \zeta' = \min\Bigl(\zeta + \kappa \Bigl(\frac1d \sum_i r_i'^2 - T\Bigr),\ 1.5\Bigr)
 
     Where the noise of the gradients is about the same for all parameters and places, the variances come out right
     without a word on how large it is, and also what a large step adds to them on average is taken out; see

@@ -15,6 +15,8 @@ import math
 import torch
 from torch import Tensor
 
+MOST_FRICTION = 1.5  # of a thermostat: half way from where no momentum is left, 1, to where it is all turned round, 2
+
 
 def langevin(
     position: Tensor,
@@ -145,17 +147,19 @@ def nose_hoover(
 
     .. math::
         r' = (1 - \zeta)\, r + \Bigl(1 - \frac\zeta2\Bigr) h\, g + \sqrt{\alpha (2 - \alpha) T}\, z, \qquad
-        \theta' = \theta + h\, r', \qquad \zeta' = \zeta + \kappa \Bigl(\frac1d \sum_i r_i'^2 - T\Bigr)
+        \theta' = \theta + h\, r', \qquad
+        \zeta' = \min\Bigl(\zeta + \kappa \Bigl(\frac1d \sum_i r_i'^2 - T\Bigr),\ 1.5\Bigr)
 
     with :math:`h = \sqrt e`. The friction takes away whatever heat comes in, by the injected noise or by the
     gradients': both r' and, on a normal target, theta have the right variance, if the gradient's noise does not depend
     on theta. (The squared step over e is the temperature of theta: a harmonic mode of precision lambda has
     :math:`\lambda\, Var(\theta) = Var(r')`, for any step size.) Theirs is the limit of small frictions, with
-    :math:`\kappa = e`, which is too slow for the small steps of a network.
+    :math:`\kappa = e`, which is too slow for the small steps of a network, and it knows no bound: there a chain that
+    falls from far away, hot as it is, meets a friction beyond 2, which makes the momentum larger instead of smaller.
 
     Args:
         position, momentum, gradient, noise, step_size, temperature: as for `hamiltonian`.
-        friction: zeta, of the chain: of shape (1,), or (chains, 1).
+        friction: zeta, of the chain, at most 1.5: of shape (1,), or (chains, 1).
         diffusion: alpha, that of the injected noise, in (0, 1]; without gradient noise zeta is alpha on average.
         coupling: kappa, positive and well below 1: in stationarity zeta fluctuates by sqrt(kappa / d).
 
@@ -171,7 +175,8 @@ def nose_hoover(
     moved = noise.mul_(math.sqrt(diffusion * (2 - diffusion) * temperature)).addcmul_(momentum, 1 - friction)
     moved.addcmul_(gradient, h * (1 - friction / 2))
     heat = moved.square().mean(-1, keepdim=True) - temperature
-    return torch.add(position, moved, alpha=h), moved, torch.add(friction, heat, alpha=coupling)
+    held = torch.add(friction, heat, alpha=coupling).clamp_max_(MOST_FRICTION)
+    return torch.add(position, moved, alpha=h), moved, held
 
 
 def log_acceptance(

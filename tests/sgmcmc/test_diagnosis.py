@@ -9,12 +9,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
-from pyro_bdl.errors import InputError
-from pyro_bdl.sgmcmc import SGHMC, SGLD, SGNHT, Cyclical, PreconditionedSGLD
+from pyro_bdl.errors import InputError, NumericalError
+from pyro_bdl.sgmcmc import SGHMC, SGLD, SGNHT, Cyclical, PreconditionedSGLD, updates
 from pyro_bdl.sgmcmc.probe import Probe
 from tests.fresh_state import fresh_state  # noqa: F401
+from tests.statistics import require
 from tests.targets import ConjugateRegression
 
 MANY = 20_000
@@ -155,6 +157,22 @@ def test_a_thermostat_takes_out_the_noise_of_gradients() -> None:
         variances[name] = float(torch.stack(draws).square().mean()) * 9
     assert variances["SGHMC"] > 1.8
     assert variances["SGNHT"] == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("bound", [updates.MOST_FRICTION, math.inf])
+def test_a_thermostat_survives_the_heat_of_a_fall(bound: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 50 deviations of the prior away, where without a bound on its friction it leaves the finite numbers."""
+    monkeypatch.setattr(updates, "MOST_FRICTION", bound)
+    target = ConjugateRegression.example()
+    far = target.mean + 50
+    kernel = SGNHT(target.full_model, init={"theta": far}, thinning=500)
+    kernel.setup(0)
+    if bound == math.inf:
+        with pytest.raises(NumericalError):
+            kernel.sample(kernel.initial_params)
+        return
+    away = kernel.sample(kernel.initial_params)["theta"] - target.mean
+    require(float(stats.chi2.sf(away @ target.precision @ away, 3)), "a draw of the posterior")
 
 
 def test_a_cycle_explores_without_noise_and_draws_while_it_samples() -> None:

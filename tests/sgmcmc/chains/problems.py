@@ -34,7 +34,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "SGLD": lambda **k: kernel(bdl.SGLD, **k),
     "pSGLD": lambda **k: kernel(bdl.PreconditionedSGLD, **{"step_size": None, **k}),
     "SGHMC": lambda **k: kernel(bdl.SGHMC, **k),
-    "SGNHT": lambda **k: kernel(bdl.SGNHT, **{"step_size": 1e-5, **k}),  # with 1e-4 it diverges after some 200 updates
+    "SGNHT": lambda **k: kernel(bdl.SGNHT, **k),
     "MALA": lambda **k: kernel(bdl.Langevin, **k),
     "ULA": lambda **k: kernel(bdl.Langevin, metropolis=False, **k),
     "SVRG": lambda **k: kernel(bdl.SGLD, gradient=bdl.SVRG(7), **k),
