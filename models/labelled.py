@@ -43,6 +43,8 @@ class BesideLabelled:
         batch_size: unlabelled ones of a batch.
         labelled_batch_size: labelled ones of a batch, drawn anew for each; all of them if there are fewer.
         draw: makes of x what the model sees, anew each time. Default: x itself.
+        images: of all data points and of the labelled ones; what `show` makes of them comes last in each batch.
+        show: makes of images what a classifier is shown, anew each time. Default: the images themselves.
     """
 
     def __init__(
@@ -54,9 +56,12 @@ class BesideLabelled:
         batch_size: int,
         labelled_batch_size: int,
         draw: Callable[[Tensor], Tensor] = lambda x: x,
+        images: tuple[Tensor, Tensor] | None = None,
+        show: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> None:
         self.x, self.x_labelled, self.y = x, x_labelled, y
         self.batch_size, self.labelled_batch_size, self.draw = batch_size, min(labelled_batch_size, len(y)), draw
+        self.images, self.show = images, show
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -66,4 +71,6 @@ class BesideLabelled:
         """The batches of one epoch."""
         for rows in torch.randperm(len(self.x)).split(self.batch_size):
             some = torch.randperm(len(self.y))[: self.labelled_batch_size]
-            yield Batch((self.draw(self.x[rows]), self.draw(self.x_labelled[some]), self.y[some]))
+            seen = (self.draw(self.x[rows]), self.draw(self.x_labelled[some]), self.y[some])
+            pairs = () if self.images is None else zip(self.images, (rows, some), strict=True)
+            yield Batch((*seen, *(self.show(images[which]) for images, which in pairs)))

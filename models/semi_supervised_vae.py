@@ -5,9 +5,9 @@ python -m models.semi_supervised_vae --data digits --labels 100 --variant m2
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
 import tyro
@@ -18,85 +18,16 @@ from torch import Tensor, nn
 import pyro_bdl as bdl
 from models import latent_figures, semi_supervised_figures
 from models.binarization import DynamicallyBinarized
+from models.distortions import distorted
 from models.labelled import BesideLabelled, balanced
-from models.latent_networks import begin_at, dense, summed
+from models.latent_networks import begin_at, convolutional_encoder, dense, summed
 from models.published import SEMI_SUPERVISED
 from models.recipes import with_given
 from models.schedules import falling
+from models.semi_supervised_settings import FITS, Fit, Options, Variant
 from models.tables import report
 
 CLASSES = 10
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How a model is built and fitted."""
-
-    epochs: int
-    hidden: tuple[int, ...]
-    latent_size: int
-    learning_rate: float
-    batch_size: int
-
-
-@dataclass(frozen=True)
-class Changes:
-    """Of how a model is built and fitted; by data set and variant where nothing is told."""
-
-    epochs: int | None = None
-    """rounds of all images"""
-    hidden: tuple[int, ...] | None = None
-    """units of each network's hidden layers"""
-    latent_size: int | None = None
-    """latent numbers of an image"""
-    learning_rate: float | None = None
-    """Adam's first learning rate, which falls linearly to zero"""
-    batch_size: int | None = None
-    """unlabelled images of a batch"""
-
-
-@dataclass
-class Options:
-    """Learn ten classes of images of which only some have labels, and report the test error."""
-
-    data: Literal["digits", "mnist"] = "digits"
-    """the images: scikit-learn's 1,797 digits (embedded), or MNIST; binarised anew each time they are seen"""
-    data_dir: Path | None = None
-    """where the files of the full set are; else PYRO_BDL_DATA, else they are downloaded"""
-    labels: int = 100
-    """labelled images, as many of each class, drawn by the seed; all others of the training set are unlabelled"""
-    variant: Literal["m1", "m2", "m1+m2"] = "m2"
-    """m1: a classifier of an autoencoder's latent variables; m2: a class beside the style; m1+m2: m2 of m1's latent
-    variables"""
-    out: Path = Path("out/semi_supervised_vae")
-    """where the table, the figures and the ArviZ data are written"""
-    seed: int = 0
-    """seeds the labelled subset, the networks' initial values, the order of the data and all noise"""
-    evaluate: Literal["test", "validation"] = "test"
-    """the part that the table is about; both stay out of training"""
-    alpha: float = 0.1
-    """the weight of classification, in units of all data points"""
-    labelled_batch_size: int = 100
-    """labelled images beside them"""
-    checkpoint: Path | None = None
-    """the beginning of files from which the same command goes on where it was stopped"""
-    progress: Annotated[bool, tyro.conf.FlagConversionOff] = True
-    """show progress bars"""
-    m1: Changes = Changes()
-    m2: Changes = Changes()
-
-
-FITS: dict[str, dict[str, Fit]] = {
-    "digits": {
-        "m1": Fit(200, (200, 200), 50, 3e-3, 200), "m2": Fit(150, (200,), 50, 3e-3, 200),
-        "m1+m2": Fit(150, (200,), 50, 3e-3, 200),
-    },
-    "mnist": {
-        "m1": Fit(150, (200, 200), 20, 2e-3, 100), "m2": Fit(60, (500,), 50, 1e-3, 200),
-        "m1+m2": Fit(250, (300,), 8, 3e-3, 200),
-    },
-}  # fmt: skip
-"""By data set: m1, m2 of the images, and m2 of m1's latent variables."""
 
 
 @dataclass
@@ -158,26 +89,28 @@ def fit_m1(problem: Problem) -> tuple[bdl.VariationalAutoencoder, Any]:
     return vae, fit(problem, how, vae, DynamicallyBinarized(problem.x, batch_size=how.batch_size), "m1")
 
 
-def build_m2(how: Fit, inputs: int, likelihood: bdl.latent.Likelihood) -> bdl.SemiSupervisedVAE:
-    """Classifier, encoder and decoder of inputs of so many numbers."""
+def build_m2(
+    how: Fit, inputs: int, likelihood: bdl.latent.Likelihood, classifier: nn.Module | None = None
+) -> bdl.SemiSupervisedVAE:
+    """Classifier (by default of the inputs, too), encoder and decoder of inputs of so many numbers."""
     hidden, size = how.hidden, how.latent_size
     return bdl.SemiSupervisedVAE(
-        dense([inputs, *hidden, CLASSES], nn.ReLU),
+        dense([inputs, *hidden, CLASSES], nn.ReLU) if classifier is None else classifier,
         summed([inputs, CLASSES], [*hidden, 2 * size], nn.ReLU),
         summed([size, CLASSES], [*reversed(hidden), likelihood.numbers * inputs], nn.ReLU),
         size, classes=CLASSES, likelihood=likelihood, name="m2",
     )  # fmt: skip
 
 
-def fit_m2(problem: Problem, vae: bdl.SemiSupervisedVAE, x: Tensor, x_labelled: Tensor, draw: Any) -> Any:
-    """Fit m2 to all inputs beside the labelled ones."""
+def fit_m2(problem: Problem, vae: bdl.SemiSupervisedVAE, x: Tensor, x_labelled: Tensor, **seen: Any) -> Any:
+    """Fit m2 to all inputs beside the labelled ones, `seen` as `BesideLabelled` says."""
     options, how = problem.options, problem.m2
     pair = bdl.SemiSupervisedPair(vae, size=len(x_labelled), alpha=options.alpha)
     data = BesideLabelled(
-        x, x_labelled, problem.y, batch_size=how.batch_size,
-        labelled_batch_size=options.labelled_batch_size, draw=draw,
-    )  # fmt: skip
-    return fit(problem, how, pair, data, f"m2-{options.labels}")
+        x, x_labelled, problem.y, batch_size=how.batch_size, labelled_batch_size=options.labelled_batch_size, **seen
+    )
+    name = "m2-images" if "images" in seen else "m2"
+    return fit(problem, how, pair, data, f"{name}-{options.labels}")
 
 
 def run_m1(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
@@ -192,7 +125,7 @@ def run_m2(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
     """Classes by q(y | x) of m2."""
     torch.manual_seed(problem.options.seed)
     vae = build_m2(problem.m2, math.prod(problem.x.shape[1:]), bdl.latent.Bernoulli())
-    history = fit_m2(problem, vae, problem.x, problem.x_labelled, torch.bernoulli)
+    history = fit_m2(problem, vae, problem.x, problem.x_labelled, draw=torch.bernoulli)
     return vae.classify(problem.x_held), {"m2": vae, "losses": history.losses, "seconds": history.seconds}
 
 
@@ -201,17 +134,32 @@ def run_m1_m2(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
     torch.manual_seed(problem.options.seed)
     m1, first = fit_m1(problem)
     m2 = build_m2(problem.m2, problem.m1.latent_size, bdl.latent.Gaussian())
-
-    def posterior(x: Tensor) -> Tensor:
-        law = m1.encode(x)
-        return torch.stack([law.mean, law.stddev], 1)
-
-    history = fit_m2(problem, m2, posterior(problem.x), posterior(problem.x_labelled), drawn)
-    held = posterior(problem.x_held)
+    history = fit_m2(problem, m2, posterior(m1, problem.x), posterior(m1, problem.x_labelled), draw=drawn)
+    held = posterior(m1, problem.x_held)
     with torch.no_grad():
         probabilities = sum(m2.classifier(drawn(held)).softmax(-1) for _ in range(50))
     found = {"m1": m1, "m2": m2, "losses": history.losses, "seconds": first.seconds + history.seconds}
     return probabilities.argmax(-1), found
+
+
+def run_m1_m2_images(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
+    """Classes by the classifier of images with which m2 of m1's latent variables was fitted."""
+    torch.manual_seed(problem.options.seed)
+    m1, first = fit_m1(problem)
+    classifier = convolutional_encoder(problem.x.shape[1:], CLASSES, width=16)
+    m2 = build_m2(problem.m2, problem.m1.latent_size, bdl.latent.Gaussian(), classifier)
+    history = fit_m2(
+        problem, m2, posterior(m1, problem.x), posterior(m1, problem.x_labelled), draw=drawn,
+        images=(problem.x, problem.x_labelled), show=distorted,
+    )  # fmt: skip
+    found = {"m1": m1, "m2": m2, "losses": history.losses, "seconds": first.seconds + history.seconds}
+    return m2.classify(problem.x_held), found
+
+
+def posterior(m1: bdl.VariationalAutoencoder, x: Tensor) -> Tensor:
+    """Means and deviations (N, 2, D) of m1's latent variables."""
+    law = m1.encode(x)
+    return torch.stack([law.mean, law.stddev], 1)
 
 
 def drawn(posterior: Tensor) -> Tensor:
@@ -220,7 +168,9 @@ def drawn(posterior: Tensor) -> Tensor:
     return mean + scale * torch.randn_like(scale)
 
 
-VARIANTS = {"m1": run_m1, "m2": run_m2, "m1+m2": run_m1_m2}
+VARIANTS: dict[Variant, Callable[[Problem], tuple[Tensor, dict[str, Any]]]] = {
+    "m1": run_m1, "m2": run_m2, "m1+m2": run_m1_m2, "m1+m2+images": run_m1_m2_images,
+}  # fmt: skip
 
 
 def run(options: Options) -> list[dict[str, Any]]:

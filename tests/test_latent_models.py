@@ -12,7 +12,9 @@ import torch
 import pyro_bdl as bdl
 from models import semi_supervised_vae, vae
 from models.binarization import DynamicallyBinarized, binarized
+from models.distortions import distorted
 from models.labelled import BesideLabelled, balanced
+from models.semi_supervised_settings import Changes, Options
 from pyro_bdl.errors import InputError
 from tests.fresh_state import fresh_state  # noqa: F401
 
@@ -69,13 +71,11 @@ def test_vae_goes_on(tmp_path: Path) -> None:
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("variant", ["m1", "m2", "m1+m2"])
+@pytest.mark.parametrize("variant", semi_supervised_vae.VARIANTS)
 @pytest.mark.filterwarnings("ignore::pyro_bdl.errors.PosteriorCollapseWarning")
 def test_semi_supervised_command(variant: str, tmp_path: Path) -> None:
-    quick = semi_supervised_vae.Changes(epochs=10, hidden=(64,), latent_size=8)
-    options = semi_supervised_vae.Options(
-        variant=variant, out=tmp_path, m1=replace(quick, epochs=30), m2=quick, progress=False
-    )
+    quick = Changes(epochs=10, hidden=(64,), latent_size=8)
+    options = Options(variant=variant, out=tmp_path, m1=replace(quick, epochs=30), m2=quick, progress=False)
     rows = semi_supervised_vae.run(options)
     assert rows[0]["error %"] < 60  # chance is 90
     figures = {path.name for path in tmp_path.iterdir()}
@@ -114,6 +114,33 @@ def test_batches_beside_labelled_ones() -> None:
     for _, x_labelled, y in (batch.args for batch in batches):
         assert torch.equal(x_labelled, -y.float())
         assert len(y.unique()) == 3
+
+
+def test_images_are_shown_beside() -> None:
+    """Those of the rows that are seen."""
+    x, images = torch.arange(10.0), torch.arange(10.0)[:, None] / 10
+    batches = BesideLabelled(
+        x, x[:4], torch.arange(4), batch_size=4, labelled_batch_size=3, images=(images, images[:4]), show=lambda x: -x
+    )
+    for seen, seen_labelled, _, shown, shown_labelled in (batch.args for batch in batches):
+        assert torch.equal(-10 * shown[:, 0], seen)
+        assert torch.equal(-10 * shown_labelled[:, 0], seen_labelled)
+
+
+def test_distortions_are_small_and_differ() -> None:
+    """The centre of a square stays within a 14th of the side; no two images are alike."""
+    x = torch.zeros(200, 1, 28, 28)
+    x[..., 10:18, 10:18] = 1.0
+    torch.manual_seed(0)
+    moved = distorted(x)
+    places = torch.arange(28.0) - 13.5
+    mass = moved.sum((1, 2, 3))
+    for axis in (2, 3):
+        centres = (moved.sum((1, 5 - axis)) * places).sum(1) / mass
+        assert centres.abs().max() <= 2.3  # two pixels, and what interpolation adds
+        assert centres.std() > 1.0
+    assert (mass / 64 - 1).abs().max() < 0.35  # two tenths longer and wider, or shorter and narrower
+    assert len(mass.unique()) > 190
 
 
 @pytest.mark.parametrize(

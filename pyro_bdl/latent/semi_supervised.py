@@ -47,8 +47,12 @@ class SemiSupervisedVAE(nn.Module):
 
     M1+M2 is this model of another VAE's latent variables, with the `Gaussian` likelihood.
 
+    The classifier may be `shown` something else of each data point than x, and the bounds hold with q(y | shown) as
+    well: x distorted anew each time, so that it learns what does not matter for the class, or the image whose features
+    x are.
+
     Args:
-        classifier: takes x (B, \*shape) and gives logits (B, C).
+        classifier: takes x, or what is shown of it, (B, \*shape), and gives logits (B, C).
         encoder: takes x and the class as C zeros and ones, (B, C), and gives (B, 2 D), means and log-variances of z.
         decoder: takes z (B, D) and the class (B, C), and gives the outputs that `likelihood` wants.
         latent_size: D, the numbers of z.
@@ -61,7 +65,8 @@ class SemiSupervisedVAE(nn.Module):
 
     Raises:
         InputError: fewer than two classes, probabilities of another number, Bayesian networks; in a call, networks
-            whose outputs have another size than told, labels outside [0, C), observations outside the support.
+            whose outputs have another size than told, labels outside [0, C), observations outside the support, other
+            data points shown than observed.
 
     >>> from pyro_bdl.latent import Concatenated
     >>> encoder, decoder = Concatenated(nn.Linear(6 + 3, 4)), Concatenated(nn.Linear(2 + 3, 6))
@@ -106,8 +111,8 @@ class SemiSupervisedVAE(nn.Module):
         self.log_probabilities: Tensor
         self.register_buffer("log_probabilities", (probabilities / probabilities.sum()).log())
 
-    def model(self, x: Tensor, y: Tensor | None = None) -> None:
-        """x (B, \\*shape), observed given its class, y (B,) or latent, and a latent style."""
+    def model(self, x: Tensor, y: Tensor | None = None, shown: Tensor | None = None) -> None:
+        """x (B, \\*shape), observed given its class, y (B,) or latent, and a latent style; `shown` is the guide's."""
         plate = self._plate(x, y)
         with plate:
             code = self.code(len(x), y)
@@ -115,16 +120,16 @@ class SemiSupervisedVAE(nn.Module):
         with plate:
             observe("x", self.likelihood(outputs, x.shape[1:], code.rank), x)
 
-    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
-        """The style of x (B, \\*shape), and its class unless y (B,) tells it."""
+    def guide(self, x: Tensor, y: Tensor | None = None, shown: Tensor | None = None) -> None:
+        """The style of x (B, \\*shape), and its class unless y (B,) tells it, by what is `shown` of x, or x itself."""
         self.weights()
         with self._plate(x, y):
-            self.recognise(x, y)
+            self.recognise(x, y, shown)
 
     @torch.no_grad()
-    def classify(self, x: Tensor) -> Tensor:
-        """The most probable class of each x under q(y | x)."""
-        return self.classifier(x).argmax(-1)
+    def classify(self, shown: Tensor) -> Tensor:
+        """The most probable class of each data point, by x or by what the classifier is shown of it."""
+        return self.classifier(shown).argmax(-1)
 
     @torch.no_grad()
     def style(self, x: Tensor, y: Tensor) -> dist.TorchDistribution:
@@ -165,12 +170,12 @@ class SemiSupervisedVAE(nn.Module):
         each = outputs.split([shape.numel() for shape in shapes])
         return [part.reshape(*shape, *part.shape[1:]) for part, shape in zip(each, shapes, strict=True)]
 
-    def recognise(self, x: Tensor, y: Tensor | None, prefix: str = "") -> None:
+    def recognise(self, x: Tensor, y: Tensor | None, shown: Tensor | None = None, prefix: str = "") -> None:
         """Class (unless y tells it) and style of x, sampled from their posteriors within the plate that is open."""
         register(self.encoder, f"{self.name}.encoder")
         if y is None:
             register(self.classifier, f"{self.name}.classifier")
-            law = dist.Categorical(logits=self.logits(x))
+            law = dist.Categorical(logits=self.logits(x, shown))
             y = pyro.sample(f"{prefix}y", law, infer={"enumerate": "parallel"})
         pyro.sample(f"{prefix}z", normal_of(self._encoded(x, y), self.latent_size, "the encoder"))
 
@@ -182,13 +187,16 @@ class SemiSupervisedVAE(nn.Module):
     def _encoded(self, x: Tensor, y: Tensor) -> Tensor:
         return run(self.encoder, x, self.one_hot(y), ranks=[x.dim() - 1, 1])
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Of the classes of x under q(y | x).
+    def logits(self, x: Tensor, shown: Tensor | None = None) -> Tensor:
+        """Of the classes of x (B, \\*shape), by what is shown of it, (B, ...), or by x itself.
 
         Raises:
-            InputError: a classifier with other outputs than one for each class.
+            InputError: a classifier with other outputs than one for each class, another number shown.
         """
-        logits = self.classifier(x)
+        shown = x if shown is None else shown
+        if len(shown) != len(x):
+            raise InputError("shown", expected=f"a row for each of {len(x)} data points", got=f"{len(shown)}")
+        logits = self.classifier(shown)
         if logits.shape != (len(x), self.classes):
             raise InputError(
                 "the classifier's output", expected=f"shape ({len(x)}, {self.classes})", got=f"{tuple(logits.shape)}"

@@ -43,8 +43,18 @@ class SemiSupervisedPair:
             raise InputError("size", expected="at least 1 labelled data point", got=str(size))
         self.vae, self.size, self.alpha = vae, size, alpha
 
-    def model(self, x: Tensor, x_labelled: Tensor, y: Tensor) -> None:
-        """Unlabelled x (B, \\*shape), labelled x (B', \\*shape) and their classes y (B',)."""
+    def model(
+        self,
+        x: Tensor,
+        x_labelled: Tensor,
+        y: Tensor,
+        shown: Tensor | None = None,
+        shown_labelled: Tensor | None = None,
+    ) -> None:
+        """Unlabelled x (B, \\*shape), labelled x (B', \\*shape) and their classes y (B',).
+
+        Of both, what the classifier is shown if not x itself, see `SemiSupervisedVAE`.
+        """
         vae = self.vae
         data, labelled = data_plate(len(x), vae.size), self._labelled_plate(x, x_labelled, y)
         with data:
@@ -60,15 +70,22 @@ class SemiSupervisedPair:
             if self.alpha > 0.0:
                 register(vae.classifier, f"{vae.name}.classifier")
                 with poutine.scale(scale=self.alpha * (data.size + labelled.size) / labelled.size):
-                    observe(f"{LABELLED}.class", dist.Categorical(logits=vae.logits(x_labelled)), y)
+                    observe(f"{LABELLED}.class", dist.Categorical(logits=vae.logits(x_labelled, shown_labelled)), y)
 
-    def guide(self, x: Tensor, x_labelled: Tensor, y: Tensor) -> None:
+    def guide(
+        self,
+        x: Tensor,
+        x_labelled: Tensor,
+        y: Tensor,
+        shown: Tensor | None = None,
+        shown_labelled: Tensor | None = None,
+    ) -> None:
         """Classes and styles of the unlabelled, and styles of the labelled."""
         self.vae.weights()
         with data_plate(len(x), self.vae.size):
-            self.vae.recognise(x, None)
+            self.vae.recognise(x, None, shown)
         with self._labelled_plate(x, x_labelled, y):
-            self.vae.recognise(x_labelled, y, f"{LABELLED}.")
+            self.vae.recognise(x_labelled, y, prefix=f"{LABELLED}.")
 
     def _labelled_plate(self, x: Tensor, x_labelled: Tensor, y: Tensor) -> pyro.plate:
         """The plate of the labelled batch, which of all labelled data it does not tell."""
