@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-Variant = Literal["m1", "m2", "m1+m2", "m1+m2+images"]
+Variant = Literal["m1", "m2", "m1+m2"]
+Classifier = Literal["dense", "convolutional"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ class Options:
     """labelled images, as many of each class, drawn by the seed; all others of the training set are unlabelled"""
     variant: Variant = "m2"
     """m1: a classifier of an autoencoder's latent variables; m2: a class beside the style; m1+m2: m2 of m1's latent
-    variables; m1+m2+images: that, with a convolutional classifier, which is shown the images, distorted at random"""
+    variables"""
+    classifier: Classifier = "dense"
+    """of m2; dense: of what m2 observes; convolutional: of the images, which it is shown distorted at random"""
     out: Path = Path("out/semi_supervised_vae")
     """where the table, the figures and the ArviZ data are written"""
     seed: int = 0
@@ -67,14 +70,15 @@ class Options:
     m2: Changes = Changes()
 
 
-FITS: dict[str, dict[str, Fit]] = {
-    "digits": {
-        "m1": Fit(200, (200, 200), 50, 3e-3, 200), "m2": Fit(150, (200,), 50, 3e-3, 200),
-        "m1+m2": Fit(150, (200,), 50, 3e-3, 200), "m1+m2+images": Fit(150, (200,), 50, 2e-3, 200),
-    },
-    "mnist": {
-        "m1": Fit(150, (200, 200), 20, 2e-3, 100), "m2": Fit(60, (500,), 50, 1e-3, 200),
-        "m1+m2": Fit(250, (300,), 8, 3e-3, 200), "m1+m2+images": Fit(60, (300,), 8, 2e-3, 200),
-    },
-}  # fmt: skip
-"""By data set and variant: m1, and each m2."""
+M1: dict[str, Fit] = {"digits": Fit(200, (200, 200), 50, 3e-3, 200), "mnist": Fit(150, (200, 200), 20, 2e-3, 100)}
+
+M2: dict[tuple[str, Variant, Classifier], Fit] = {
+    ("digits", "m2", "dense"): Fit(150, (200,), 50, 3e-3, 200),
+    ("digits", "m2", "convolutional"): Fit(150, (200,), 50, 2e-3, 200),
+    ("digits", "m1+m2", "dense"): Fit(150, (200,), 50, 3e-3, 200),
+    ("digits", "m1+m2", "convolutional"): Fit(150, (200,), 50, 2e-3, 200),
+    ("mnist", "m2", "dense"): Fit(60, (500,), 50, 1e-3, 200),
+    ("mnist", "m2", "convolutional"): Fit(30, (200,), 50, 2e-3, 200),
+    ("mnist", "m1+m2", "dense"): Fit(250, (300,), 8, 3e-3, 200),
+    ("mnist", "m1+m2", "convolutional"): Fit(60, (300,), 8, 2e-3, 200),
+}

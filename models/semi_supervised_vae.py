@@ -5,7 +5,6 @@ python -m models.semi_supervised_vae --data digits --labels 100 --variant m2
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,7 +23,7 @@ from models.latent_networks import begin_at, convolutional_encoder, dense, summe
 from models.published import SEMI_SUPERVISED
 from models.recipes import with_given
 from models.schedules import falling
-from models.semi_supervised_settings import FITS, Fit, Options, Variant
+from models.semi_supervised_settings import M1, M2, Fit, Options
 from models.tables import report
 
 CLASSES = 10
@@ -50,12 +49,13 @@ class Problem:
     @property
     def m1(self) -> Fit:
         """How m1 is built and fitted."""
-        return with_given(FITS[self.options.data]["m1"], self.options.m1)
+        return with_given(M1[self.options.data], self.options.m1)
 
     @property
     def m2(self) -> Fit:
         """How m2 is, of the images or of m1's latent variables."""
-        return with_given(FITS[self.options.data][self.options.variant], self.options.m2)
+        options = self.options
+        return with_given(M2[options.data, options.variant, options.classifier], options.m2)
 
     @classmethod
     def load(cls, options: Options) -> "Problem":
@@ -89,28 +89,31 @@ def fit_m1(problem: Problem) -> tuple[bdl.VariationalAutoencoder, Any]:
     return vae, fit(problem, how, vae, DynamicallyBinarized(problem.x, batch_size=how.batch_size), "m1")
 
 
-def build_m2(
-    how: Fit, inputs: int, likelihood: bdl.latent.Likelihood, classifier: nn.Module | None = None
-) -> bdl.SemiSupervisedVAE:
-    """Classifier (by default of the inputs, too), encoder and decoder of inputs of so many numbers."""
+def build_m2(problem: Problem, inputs: int, likelihood: bdl.latent.Likelihood) -> bdl.SemiSupervisedVAE:
+    """Classifier, encoder and decoder, of inputs of so many numbers or, the first one, of images."""
+    how = problem.m2
     hidden, size = how.hidden, how.latent_size
+    dense_one = problem.options.classifier == "dense"
     return bdl.SemiSupervisedVAE(
-        dense([inputs, *hidden, CLASSES], nn.ReLU) if classifier is None else classifier,
+        dense([inputs, *hidden, CLASSES], nn.ReLU) if dense_one else convolutional_encoder(
+            problem.x.shape[1:], CLASSES, width=16
+        ),
         summed([inputs, CLASSES], [*hidden, 2 * size], nn.ReLU),
         summed([size, CLASSES], [*reversed(hidden), likelihood.numbers * inputs], nn.ReLU),
         size, classes=CLASSES, likelihood=likelihood, name="m2",
     )  # fmt: skip
 
 
-def fit_m2(problem: Problem, vae: bdl.SemiSupervisedVAE, x: Tensor, x_labelled: Tensor, **seen: Any) -> Any:
-    """Fit m2 to all inputs beside the labelled ones, `seen` as `BesideLabelled` says."""
+def fit_m2(problem: Problem, vae: bdl.SemiSupervisedVAE, x: Tensor, x_labelled: Tensor, draw: Any) -> Any:
+    """Fit m2 to all inputs beside the labelled ones."""
     options, how = problem.options, problem.m2
+    shown = options.classifier == "convolutional"
     pair = bdl.SemiSupervisedPair(vae, size=len(x_labelled), alpha=options.alpha)
     data = BesideLabelled(
-        x, x_labelled, problem.y, batch_size=how.batch_size, labelled_batch_size=options.labelled_batch_size, **seen
-    )
-    name = "m2-images" if "images" in seen else "m2"
-    return fit(problem, how, pair, data, f"{name}-{options.labels}")
+        x, x_labelled, problem.y, batch_size=how.batch_size, labelled_batch_size=options.labelled_batch_size,
+        draw=draw, images=(problem.x, problem.x_labelled) if shown else None, show=distorted,
+    )  # fmt: skip
+    return fit(problem, how, pair, data, f"{options.variant}-{options.classifier}-{options.labels}")
 
 
 def run_m1(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
@@ -122,38 +125,26 @@ def run_m1(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
 
 
 def run_m2(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
-    """Classes by q(y | x) of m2."""
+    """Classes by the classifier of m2."""
     torch.manual_seed(problem.options.seed)
-    vae = build_m2(problem.m2, math.prod(problem.x.shape[1:]), bdl.latent.Bernoulli())
-    history = fit_m2(problem, vae, problem.x, problem.x_labelled, draw=torch.bernoulli)
+    vae = build_m2(problem, math.prod(problem.x.shape[1:]), bdl.latent.Bernoulli())
+    history = fit_m2(problem, vae, problem.x, problem.x_labelled, torch.bernoulli)
     return vae.classify(problem.x_held), {"m2": vae, "losses": history.losses, "seconds": history.seconds}
 
 
 def run_m1_m2(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
-    """Classes by m2 of draws of m1's latent variables, averaged over draws."""
+    """Classes by the classifier of m2 of m1's latent variables; if it is one of these, averaged over draws of them."""
     torch.manual_seed(problem.options.seed)
     m1, first = fit_m1(problem)
-    m2 = build_m2(problem.m2, problem.m1.latent_size, bdl.latent.Gaussian())
-    history = fit_m2(problem, m2, posterior(m1, problem.x), posterior(m1, problem.x_labelled), draw=drawn)
+    m2 = build_m2(problem, problem.m1.latent_size, bdl.latent.Gaussian())
+    history = fit_m2(problem, m2, posterior(m1, problem.x), posterior(m1, problem.x_labelled), drawn)
+    found = {"m1": m1, "m2": m2, "losses": history.losses, "seconds": first.seconds + history.seconds}
+    if problem.options.classifier == "convolutional":
+        return m2.classify(problem.x_held), found
     held = posterior(m1, problem.x_held)
     with torch.no_grad():
         probabilities = sum(m2.classifier(drawn(held)).softmax(-1) for _ in range(50))
-    found = {"m1": m1, "m2": m2, "losses": history.losses, "seconds": first.seconds + history.seconds}
     return probabilities.argmax(-1), found
-
-
-def run_m1_m2_images(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
-    """Classes by the classifier of images with which m2 of m1's latent variables was fitted."""
-    torch.manual_seed(problem.options.seed)
-    m1, first = fit_m1(problem)
-    classifier = convolutional_encoder(problem.x.shape[1:], CLASSES, width=16)
-    m2 = build_m2(problem.m2, problem.m1.latent_size, bdl.latent.Gaussian(), classifier)
-    history = fit_m2(
-        problem, m2, posterior(m1, problem.x), posterior(m1, problem.x_labelled), draw=drawn,
-        images=(problem.x, problem.x_labelled), show=distorted,
-    )  # fmt: skip
-    found = {"m1": m1, "m2": m2, "losses": history.losses, "seconds": first.seconds + history.seconds}
-    return m2.classify(problem.x_held), found
 
 
 def posterior(m1: bdl.VariationalAutoencoder, x: Tensor) -> Tensor:
@@ -168,9 +159,7 @@ def drawn(posterior: Tensor) -> Tensor:
     return mean + scale * torch.randn_like(scale)
 
 
-VARIANTS: dict[Variant, Callable[[Problem], tuple[Tensor, dict[str, Any]]]] = {
-    "m1": run_m1, "m2": run_m2, "m1+m2": run_m1_m2, "m1+m2+images": run_m1_m2_images,
-}  # fmt: skip
+VARIANTS = {"m1": run_m1, "m2": run_m2, "m1+m2": run_m1_m2}
 
 
 def run(options: Options) -> list[dict[str, Any]]:
@@ -180,7 +169,7 @@ def run(options: Options) -> list[dict[str, Any]]:
     begin = time.perf_counter()
     told, found = VARIANTS[options.variant](problem)
     row = {
-        "method": f"{options.variant}, seed {options.seed}", "labels": options.labels,
+        "method": f"{options.variant}, {options.classifier}, seed {options.seed}", "labels": options.labels,
         "error %": 100 * float((told != problem.y_held).float().mean()),
         "fit, s": found["seconds"], "in all, s": time.perf_counter() - begin,
     }  # fmt: skip

@@ -1,5 +1,6 @@
 """The commands of latent-variable models run, write what they promise, go on where they stopped, and learn."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -71,11 +72,15 @@ def test_vae_goes_on(tmp_path: Path) -> None:
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("variant", semi_supervised_vae.VARIANTS)
+@pytest.mark.parametrize(
+    ("variant", "classifier"), [("m1", "dense"), *itertools.product(["m2", "m1+m2"], ["dense", "convolutional"])]
+)
 @pytest.mark.filterwarnings("ignore::pyro_bdl.errors.PosteriorCollapseWarning")
-def test_semi_supervised_command(variant: str, tmp_path: Path) -> None:
+def test_semi_supervised_command(variant: Any, classifier: Any, tmp_path: Path) -> None:
     quick = Changes(epochs=10, hidden=(64,), latent_size=8)
-    options = Options(variant=variant, out=tmp_path, m1=replace(quick, epochs=30), m2=quick, progress=False)
+    options = Options(
+        variant=variant, classifier=classifier, out=tmp_path, m1=replace(quick, epochs=30), m2=quick, progress=False
+    )
     rows = semi_supervised_vae.run(options)
     assert rows[0]["error %"] < 60  # chance is 90
     figures = {path.name for path in tmp_path.iterdir()}
