@@ -9,26 +9,24 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
 from pyro_bdl.data_plate import SubsampleIndices
-from pyro_bdl.errors import InputError, NumericalError
+from pyro_bdl.errors import InputError
 from pyro_bdl.minibatches import Batch, Data, Minibatches
 from pyro_bdl.sgmcmc.arguments import as_minibatches, batches_of_an_epoch, check_unconstrained
-from pyro_bdl.sgmcmc.batches import MinibatchesOfChains
+from pyro_bdl.sgmcmc.chain import Chain
 from pyro_bdl.sgmcmc.density import Density
-from pyro_bdl.sgmcmc.flat import Number, mean
+from pyro_bdl.sgmcmc.flat import mean
 from pyro_bdl.sgmcmc.gradients import SVRG, Anchor, ControlVariate, GradientEstimator, Minibatch
 from pyro_bdl.sgmcmc.large_steps import warn_of_large_steps
 from pyro_bdl.sgmcmc.log_joint import LogJointGradient
-from pyro_bdl.sgmcmc.noise import Noise, NoiseOfChains
-from pyro_bdl.sgmcmc.probe import Probe, Update
-from pyro_bdl.sgmcmc.records import Record, Records, kinetic_temperature
+from pyro_bdl.sgmcmc.probe import Update
+from pyro_bdl.sgmcmc.records import Records, kinetic_temperature
 from pyro_bdl.sgmcmc.schedules import Constant, Schedule, explores
-from pyro_bdl.sgmcmc.sites import LatentSite, Point, first_run
+from pyro_bdl.sgmcmc.sites import Point, first_run
 
 
 class StochasticGradientKernel(MCMCKernel):
@@ -63,6 +61,11 @@ class StochasticGradientKernel(MCMCKernel):
 
     Raises:
         InputError: an argument out of its range; at `setup`, data or initial values that do not fit.
+
+    Attributes:
+        chain: the chain that is drawn, after `setup`.
+        numbers: of the chain, or the chains, among others, for messages.
+        subsampled: plates of the model that draw a batch of their own.
 
     `MCMC.diagnostics()["sample_stats"]` has, and so has `sample_stats()` after a single chain, what the draws' updates
     were like. Draws are bit-identical for the same seed, machine and versions.
@@ -100,50 +103,30 @@ class StochasticGradientKernel(MCMCKernel):
         self.batches = as_minibatches(data, batch_size)
         self.transforms: dict[str, Transform] | None = None
         self._plate, self._init, self._estimator, self._jit_compile = plate, init, gradient, jit_compile
+        self.numbers: Sequence[int] = ()
+        self.subsampled: list[str] = []
         self._given: Mapping[str, Tensor] | None = None
-        self._chains: Sequence[int] = ()  # its numbers among others, for messages
-        self._forget()
-
-    def _forget(self) -> None:
-        self._subsampled: list[str] = []
-        self._sites: dict[str, LatentSite] = {}
-        self._density: Density | None = None
-        self._anchor: Anchor | None = None
-        self._drawn: dict[str, Tensor] = {}
-        self._stream: Minibatches | MinibatchesOfChains | None = self.batches
-        self._pending: Batch | None = None
-        self._warmup_steps = self._calls = self._step = self._checked_steps = 0
-        self._observations = 1.0
-        self._step_size = math.nan
-        self._log_joint: Number = math.nan
-        self._position = torch.empty(0)
-        self._carried: dict[str, Tensor] = {}
-        self._noise: Noise | NoiseOfChains | None = None
-        self._records, self._probe, self._judged = Records(), Probe(), False
+        self._chain: Chain | None = None
+        self._warmup_steps, self._observations, self._judged = 0, 1.0, False
 
     # What a sampler is -----------------------------------------------------------------------------------------------
 
-    def _begin(self, position: Tensor, gradient: Tensor) -> dict[str, Tensor]:
-        """The sampler's own state at the first parameters and the gradient there. Default: none."""
+    def _begin(self, chain: Chain, gradient: Tensor) -> dict[str, Tensor]:
+        """The sampler's own state where the chain begins, by the gradient there. Default: none."""
         return {}
 
     @abstractmethod
     def _next(
-        self, position: Tensor, gradient: Tensor, noise: Tensor, *, step_size: float, temperature: float
-    ) -> Tensor:
-        """The update equation: the next parameters, in a new tensor or in `noise`, which is standard normal."""
+        self, chain: Chain, gradient: Tensor, noise: Tensor, *, step_size: float, temperature: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The update equation: the next parameters, in a new tensor or in `noise`, and the sampler's own next state."""
 
-    def _jumped(self) -> None:
+    def _jumped(self, chain: Chain) -> None:
         """The chain was moved to other parameters by its user."""
 
-    def _metric(self) -> Tensor | None:
-        """The preconditioner of the last update, if there is one."""
-        return None
-
-    def _draw_momentum(self) -> Tensor:
+    def _draw_momentum(self, chain: Chain) -> Tensor:
         """From N(0, T)."""
-        assert self._noise is not None
-        return self._noise.draw().mul_(math.sqrt(self.temperature))
+        return chain.noise.draw().mul_(math.sqrt(self.temperature))
 
     # What Pyro's MCMC calls ------------------------------------------------------------------------------------------
 
@@ -160,42 +143,53 @@ class StochasticGradientKernel(MCMCKernel):
             InputError: data, plate or initial values that do not fit.
             NumericalError: the log joint density is not finite at the initial values.
         """
-        self._forget()
-        self._warmup_steps = warmup_steps
+        self._chain, self._warmup_steps, self._judged = None, warmup_steps, False
         size = None if self.batches is None else self.batches.size
         plate = None if self.batches is None else SubsampleIndices(size=size, plate=self._plate)
-        batch = self._pending = self._first_batch()
+        batch = self._first_batch()
         first = first_run(self.model, self._init, batch, plate, args, kwargs)
-        self._sites = first.sites
+        self.subsampled, self._observations = first.subsampled, max(first.observations, 1.0)
         self.transforms = {n: s.transform.inv for n, s in first.sites.items() if s.transform is not None}
         position = {n: site.unconstrain(first.values[n]) for n, site in first.sites.items()}
         if self._given is not None:
             position = check_unconstrained(self._given, position)
+        if self._default_schedule:
+            self.schedule = Constant(self._default_step_size)
         target = LogJointGradient(
             self.model, first.sites, position, args=args, kwargs=kwargs, plate=plate, jit_compile=self._jit_compile
         )
-        density = self._density = Density(target, self._chains)
-        self._position = target.layout.flatten(position)
-        self._observations = max(first.observations, 1.0)
-        if self._default_schedule:
-            self.schedule = Constant(self._default_step_size)
-        self._checked_steps = batches_of_an_epoch(self.batches, batch)
-        self._drawn = density.views(self._position)
-        self._noise = Noise(self._position)
-        self._subsampled = first.subsampled
-        self._log_joint, gradient = density(self._position, batch, check=True)
-        self._carried = self._begin(self._position, gradient)
+        chain = Chain(
+            Density(target, self.numbers), target.layout.flatten(position), data=self.batches, pending=batch,
+            checked_steps=batches_of_an_epoch(self.batches, batch),
+        )  # fmt: skip
+        chain.log_joint, gradient = chain.density(chain.position, batch, check=True)
+        chain.carried = self._begin(chain, gradient)
         if not isinstance(self._estimator, Minibatch):
-            self._anchor = Anchor(density, self.batches)
-        if isinstance(self._estimator, ControlVariate):
-            at = first_run(self.model, self._estimator.at, batch, plate, args, kwargs).values
-            assert self._anchor is not None
-            self._anchor.move(target.layout.flatten({n: s.unconstrain(at[n]) for n, s in first.sites.items()}))
+            anchor = chain.anchor = Anchor(chain.density, self.batches)
+            if isinstance(self._estimator, ControlVariate):
+                at = first_run(self.model, self._estimator.at, batch, plate, args, kwargs).values
+                anchor.move(target.layout.flatten({n: s.unconstrain(at[n]) for n, s in first.sites.items()}))
+        self._chain = chain
+
+    @property
+    def chain(self) -> Chain:
+        """The chain that is drawn.
+
+        Raises:
+            InputError: there was no `setup`.
+        """
+        if self._chain is None:
+            raise InputError("the kernel", expected="a call of setup (MCMC.run does it)", got="none")
+        return self._chain
+
+    @chain.setter
+    def chain(self, chain: Chain) -> None:
+        self._chain = chain
 
     @property
     def initial_params(self) -> dict[str, Tensor]:
         """Unconstrained values at which the chain begins; set them before `setup` to choose others."""
-        return self._drawn or dict(self._given or {})
+        return dict(self._given or {}) if self._chain is None else self._chain.values
 
     @initial_params.setter
     def initial_params(self, params: Mapping[str, Tensor]) -> None:
@@ -215,24 +209,24 @@ class StochasticGradientKernel(MCMCKernel):
                 those before that update, and `state` gives them.
             InputError: a batch that does not fit.
         """
-        density = self._require_density()
-        density.chains = self._chains
-        if params is not self._drawn:
-            params = check_unconstrained(params, self._drawn)
-            self._move(density, density.target.layout.flatten(params))
-            self._jumped()
-        recorded = self._calls >= self._warmup_steps
+        chain = self.chain
+        chain.density.chains = self.numbers
+        if params is not chain.values:
+            chain.move(chain.density.target.layout.flatten(check_unconstrained(params, chain.values)))
+            self._jumped(chain)
+        recorded = chain.draws >= self._warmup_steps
         for left in reversed(range(self.thinning)):
-            while explores(self.schedule, self._step):
-                self._update(density)
-            self._update(density, record=recorded and left == 0)
-        self._calls += 1
-        return self._drawn
+            while explores(self.schedule, chain.step):
+                self._update(chain)
+            self._update(chain, record=recorded and left == 0)
+        chain.draws += 1
+        return chain.values
 
     def logging(self) -> OrderedDict[str, str]:
         """What Pyro's progress bar shows: step size, log joint density, and the acceptance when last looked at."""
-        log_joint, acceptance = mean(self._log_joint), mean(self._probe.acceptance)
-        told = [("step size", f"{self._step_size:.2e}"), ("log joint", f"{log_joint:.4g}")]
+        chain = self.chain
+        log_joint, acceptance = mean(chain.log_joint), mean(chain.probe.acceptance)
+        told = [("step size", f"{chain.step_size:.2e}"), ("log joint", f"{log_joint:.4g}")]
         if not math.isnan(acceptance):
             told.append(("acceptance", f"{acceptance:.2f}"))
         return OrderedDict(told)
@@ -256,33 +250,30 @@ class StochasticGradientKernel(MCMCKernel):
         - `noise_ratio`: e V / (4 T), the variance that the noise of the gradients adds to a step, over that of the
           noise that is injected; V is the mean variance of a parameter's gradient. Looked at as often.
         """
-        return self._records.stats()
+        return (Records() if self._chain is None else self._chain.records).stats()
 
     def cleanup(self) -> None:
         """End the threads, and warn (`StepSizeWarning`) of steps that were too large; parameters and records stay."""
-        self._end_threads()
+        if self._chain is None:
+            return
+        self._chain.noise.close()
         if not self._judged:  # Pyro calls this twice for a chain
             self._judged = True
             warn_of_large_steps(
-                self.sample_stats(), temperature=self.temperature, parameters=self._position.shape[-1],
-                every=self._probe.every, thinning=self.thinning, stacklevel=2,
+                self.sample_stats(), temperature=self.temperature, parameters=self._chain.position.shape[-1],
+                every=self._chain.probe.every, thinning=self.thinning, stacklevel=2,
             )  # fmt: skip
-
-    def _end_threads(self) -> None:
-        if self._noise is not None:
-            self._noise.close()
 
     @property
     def state(self) -> dict[str, Tensor]:
         """The present values by site, constrained, in tensors of their own."""
-        values = self._require_density().target.layout.views(self._position.clone())
-        return {name: self._sites[name].constrain(value) for name, value in values.items()}
+        return {name: value.clone() for name, value in self.chain.constrained().items()}
 
     @property
     def _default_step_size(self) -> float:
         return 0.05 / self._observations
 
-    # The chain -------------------------------------------------------------------------------------------------------
+    # An update -------------------------------------------------------------------------------------------------------
 
     def _first_batch(self) -> Batch | None:
         """The chain's first batch, by which the model is learnt before."""
@@ -291,42 +282,26 @@ class StochasticGradientKernel(MCMCKernel):
         self.batches.restart()
         return self.batches.next()
 
-    def _update(self, density: Density, *, record: bool = False) -> None:
+    def _update(self, chain: Chain, *, record: bool = False) -> None:
         """One update, and a record of it."""
-        batch, t = self._next_batch(), self._step
-        density.step = t
+        batch, t = chain.next_batch(), chain.step
+        chain.density.step = t
         step_size, temperature = self._step_size_of(t), 0.0 if explores(self.schedule, t) else self.temperature
-        looks = record and temperature > 0 and self._probe.is_due(t)
+        looks = record and temperature > 0 and chain.probe.is_due(t)
         if isinstance(self._estimator, SVRG) and t % self._estimator.every == 0:
-            assert self._anchor is not None
-            self._anchor.move(self._position)
-        log_joint, gradient = self._estimate(self._position, batch, check=t < self._checked_steps)
-        assert self._noise is not None
-        before, carried = self._position, self._carried
-        after = self._next(before, gradient, self._noise.draw(), step_size=step_size, temperature=temperature)
-        try:
-            density.require_finite(after, "gradient")
-        except NumericalError:
-            self._carried = carried
-            raise
-        self._move(density, after)
-        self._step_size, self._log_joint, self._step = step_size, log_joint, t + 1
+            assert chain.anchor is not None
+            chain.anchor.move(chain.position)
+        log_joint, gradient = chain.estimate(chain.position, batch, check=t < chain.checked_steps)
+        before, noise = chain.position, chain.noise.draw()
+        after, carried = self._next(chain, gradient, noise, step_size=step_size, temperature=temperature)
+        chain.density.require_finite(after, "gradient")
+        chain.move(after)
+        chain.carried, chain.step_size, chain.log_joint, chain.step = carried, step_size, log_joint, t + 1
         if looks:
-            self._pending = None if self._stream is None else self._stream.next()
-            update = Update(before, after, gradient.clone(), step_size, temperature, self._metric())
-            self._probe.look(t, update, self._pending, self._estimate)
+            update = Update(before, after, gradient.clone(), step_size, temperature, chain.metric)
+            chain.probe.look(t, update, chain.batch_ahead(), chain.estimate)
         if record:
-            heat = kinetic_temperature(before, after, step_size=step_size, metric=self._metric())
-            self._record(heat)
-
-    def _record(self, heat: Number) -> None:
-        """Note what the last update was like."""
-        probe = self._probe
-        self._records.append(Record(self._step_size, self._log_joint, heat, probe.acceptance, probe.noise_ratio))
-
-    def _next_batch(self) -> Batch | None:
-        batch, self._pending = self._pending, None
-        return self._stream.next() if batch is None and self._stream is not None else batch
+            chain.note(kinetic_temperature(before, after, step_size=step_size, metric=chain.metric))
 
     def _step_size_of(self, t: int) -> float:
         assert self.schedule is not None
@@ -334,25 +309,3 @@ class StochasticGradientKernel(MCMCKernel):
         if not 0 < step_size < math.inf:
             raise InputError("step_size", expected="a positive finite number", got=f"{step_size} for update {t}")
         return step_size
-
-    def _move(self, density: Density, position: Tensor) -> None:
-        self._position, self._drawn = position, density.views(position)
-
-    def _estimate(
-        self, position: Tensor, batch: Batch | None, *, check: bool = False, refuse: bool = True
-    ) -> tuple[Number, Tensor]:
-        """The log joint density and its gradient, as the gradient estimator has them."""
-        if self._anchor is None or check:
-            found = self._require_density()(position, batch, check=check, refuse=refuse)
-        return found if self._anchor is None else self._anchor(position, batch)
-
-    def _share(self, density: Density) -> None:
-        """Take that of another chain of the same model, so that the model is traced only once."""
-        self._density = density
-        if self._anchor is not None:
-            self._anchor.evaluate = density
-
-    def _require_density(self) -> Density:
-        if self._density is None:
-            raise InputError("the kernel", expected="a call of setup (MCMC.run does it)", got="none")
-        return self._density

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pyro_bdl.errors import InputError
 from pyro_bdl.sgmcmc.arguments import Options
+from pyro_bdl.sgmcmc.chain import Chain
 from pyro_bdl.sgmcmc.kernel import StochasticGradientKernel
 from pyro_bdl.sgmcmc.schedules import Constant
 from pyro_bdl.sgmcmc.updates import (
@@ -50,9 +51,10 @@ class SGLD(StochasticGradientKernel):
     """
 
     def _next(
-        self, position: Tensor, gradient: Tensor, noise: Tensor, *, step_size: float, temperature: float
-    ) -> Tensor:
-        return langevin(position, gradient, noise, step_size=step_size, temperature=temperature, out=noise)
+        self, chain: Chain, gradient: Tensor, noise: Tensor, *, step_size: float, temperature: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        after = langevin(chain.position, gradient, noise, step_size=step_size, temperature=temperature, out=noise)
+        return after, chain.carried
 
 
 @final
@@ -104,7 +106,7 @@ class PreconditionedSGLD(StochasticGradientKernel):
             raise InputError("adapt", expected="a number of updates, at least 0", got=str(adapt))
         self.decay, self.offset, self.adapt = decay, offset, adapt
 
-    def _begin(self, position: Tensor, gradient: Tensor) -> dict[str, Tensor]:
+    def _begin(self, chain: Chain, gradient: Tensor) -> dict[str, Tensor]:
         if self.adapt is None and not self._warmup_steps:
             raise InputError(
                 "adapt", expected="a number of updates, where there is no warm-up", got="None",
@@ -117,20 +119,20 @@ class PreconditionedSGLD(StochasticGradientKernel):
         return {"second_moment": second_moment, "metric": metric}
 
     def _next(
-        self, position: Tensor, gradient: Tensor, noise: Tensor, *, step_size: float, temperature: float
-    ) -> Tensor:
+        self, chain: Chain, gradient: Tensor, noise: Tensor, *, step_size: float, temperature: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         adapt = self._warmup_steps * self.thinning if self.adapt is None else self.adapt
-        if self._step < adapt:
-            second_moment = self.decay * self._carried["second_moment"]
+        carried = chain.carried
+        if chain.step < adapt:
+            second_moment = self.decay * carried["second_moment"]
             second_moment.addcmul_(gradient, gradient, value=(1 - self.decay) / self._observations**2)
-            metric = rms_preconditioner(second_moment, offset=self.offset)
-            self._carried = {"second_moment": second_moment, "metric": metric}
-        return preconditioned_langevin(
-            position, gradient, noise, self._carried["metric"], step_size=step_size, temperature=temperature
+            carried = {
+                "second_moment": second_moment, "metric": rms_preconditioner(second_moment, offset=self.offset)
+            }  # fmt: skip
+        after = preconditioned_langevin(
+            chain.position, gradient, noise, carried["metric"], step_size=step_size, temperature=temperature
         )
-
-    def _metric(self) -> Tensor | None:
-        return self._carried["metric"]
+        return after, carried
 
 
 @final
@@ -165,18 +167,17 @@ class SGHMC(StochasticGradientKernel):
         super().__init__(model, **options)
         self.friction = _share("friction", friction)
 
-    def _begin(self, position: Tensor, gradient: Tensor) -> dict[str, Tensor]:
-        return {"momentum": self._draw_momentum()}
+    def _begin(self, chain: Chain, gradient: Tensor) -> dict[str, Tensor]:
+        return {"momentum": self._draw_momentum(chain)}
 
     def _next(
-        self, position: Tensor, gradient: Tensor, noise: Tensor, *, step_size: float, temperature: float
-    ) -> Tensor:
+        self, chain: Chain, gradient: Tensor, noise: Tensor, *, step_size: float, temperature: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         after, momentum = hamiltonian(
-            position, self._carried["momentum"], gradient, noise,
+            chain.position, chain.carried["momentum"], gradient, noise,
             step_size=step_size, friction=self.friction, temperature=temperature,
         )  # fmt: skip
-        self._carried = {"momentum": momentum}
-        return after
+        return after, {"momentum": momentum}
 
 
 @final
@@ -218,18 +219,17 @@ class SGNHT(StochasticGradientKernel):
             raise InputError("coupling", expected=f"a number in (0, {MOST_COUPLING}]", got=str(coupling))
         self.coupling = coupling
 
-    def _begin(self, position: Tensor, gradient: Tensor) -> dict[str, Tensor]:
-        return {"momentum": self._draw_momentum(), "friction": position.new_full((1,), self.friction)}
+    def _begin(self, chain: Chain, gradient: Tensor) -> dict[str, Tensor]:
+        return {"momentum": self._draw_momentum(chain), "friction": gradient.new_full((1,), self.friction)}
 
     def _next(
-        self, position: Tensor, gradient: Tensor, noise: Tensor, *, step_size: float, temperature: float
-    ) -> Tensor:
+        self, chain: Chain, gradient: Tensor, noise: Tensor, *, step_size: float, temperature: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         after, momentum, friction = nose_hoover(
-            position, self._carried["momentum"], self._carried["friction"], gradient, noise,
+            chain.position, chain.carried["momentum"], chain.carried["friction"], gradient, noise,
             step_size=step_size, diffusion=self.friction, coupling=self.coupling, temperature=temperature,
         )  # fmt: skip
-        self._carried = {"momentum": momentum, "friction": friction}
-        return after
+        return after, {"momentum": momentum, "friction": friction}
 
 
 def _share(name: str, value: float) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_bdl.errors import InputError, UnsupportedModelError
 from pyro_bdl.sgmcmc.arguments import Options
-from pyro_bdl.sgmcmc.density import Density
+from pyro_bdl.sgmcmc.chain import Chain
 from pyro_bdl.sgmcmc.flat import Number, number
 from pyro_bdl.sgmcmc.gradients import Minibatch
 from pyro_bdl.sgmcmc.kernel import StochasticGradientKernel
@@ -55,21 +55,21 @@ class Langevin(StochasticGradientKernel):
             raise InputError("temperature", expected="positive, with the Metropolis test", got="0")
         self.metropolis = metropolis
 
-    def _begin(self, position: Tensor, gradient: Tensor) -> dict[str, Tensor]:
+    def _begin(self, chain: Chain, gradient: Tensor) -> dict[str, Tensor]:
         if self.batches is not None and self.batches.batches_per_epoch != 1:
             raise InputError("data", expected="all of them in one batch", got=f"{self.batches.batches_per_epoch}")
-        if self._subsampled:
+        if self.subsampled:
             raise UnsupportedModelError(
-                "the model", expected="all data in each run", got=f"the plate {self._subsampled[0]!r}, which subsamples"
+                "the model", expected="all data in each run", got=f"the plate {self.subsampled[0]!r}, which subsamples"
             )
-        self._require_density().require_finite(gradient, "gradient")
-        return self._here(self._log_joint, gradient) if self.metropolis else {}
+        chain.density.require_finite(gradient, "gradient")
+        return self._here(chain.log_joint, gradient) if self.metropolis else {}
 
-    def _jumped(self) -> None:
+    def _jumped(self, chain: Chain) -> None:
         if self.metropolis:
-            log_joint, gradient = self._estimate(self._position, self._next_batch())
-            self._require_density().require_finite(gradient, "gradient")
-            self._carried = self._here(log_joint, gradient)
+            log_joint, gradient = chain.estimate(chain.position, chain.next_batch())
+            chain.density.require_finite(gradient, "gradient")
+            chain.carried = self._here(log_joint, gradient)
 
     @staticmethod
     def _here(log_joint: Number, gradient: Tensor) -> dict[str, Tensor]:
@@ -77,34 +77,35 @@ class Langevin(StochasticGradientKernel):
         return {"log_joint": torch.as_tensor(log_joint, dtype=torch.float64), "gradient": gradient.clone()}
 
     def _next(
-        self, position: Tensor, gradient: Tensor, noise: Tensor, *, step_size: float, temperature: float
-    ) -> Tensor:
-        return langevin(position, gradient, noise, step_size=step_size, temperature=temperature, out=noise)
+        self, chain: Chain, gradient: Tensor, noise: Tensor, *, step_size: float, temperature: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        after = langevin(chain.position, gradient, noise, step_size=step_size, temperature=temperature, out=noise)
+        return after, chain.carried
 
-    def _update(self, density: Density, *, record: bool = False) -> None:
+    def _update(self, chain: Chain, *, record: bool = False) -> None:
         if not self.metropolis:
-            super()._update(density, record=record)
+            super()._update(chain, record=record)
             return
-        assert self._noise is not None
-        density.step, step_size, batch = self._step, self._step_size_of(self._step), self._next_batch()
-        log_joint, gradient = self._carried["log_joint"], self._carried["gradient"]
-        noise, temperature = self._noise.draw(), self.temperature
-        proposed = self._next(self._position, gradient, noise, step_size=step_size, temperature=temperature)
-        there, gradient_there = self._estimate(proposed, batch, refuse=False)
+        batch, t, temperature = chain.next_batch(), chain.step, self.temperature
+        chain.density.step, step_size = t, self._step_size_of(t)
+        log_joint, gradient = chain.carried["log_joint"], chain.carried["gradient"]
+        noise = chain.noise.draw()
+        proposed, _ = self._next(chain, gradient, noise, step_size=step_size, temperature=temperature)
+        there, gradient_there = chain.estimate(proposed, batch, refuse=False)
         there = torch.as_tensor(there, dtype=torch.float64)
         there = torch.where(there.isfinite(), there, math.nan)
         log_ratio = log_acceptance(
-            self._position, gradient, proposed, gradient_there,
+            chain.position, gradient, proposed, gradient_there,
             gain=there - log_joint, step_size=step_size, temperature=temperature,
         )  # fmt: skip
         acceptance = probability(log_ratio)  # 0 out where the density is no number
-        taken = self._noise.uniform() < acceptance
-        self._move(density, torch.where(taken[..., None], proposed, self._position))
-        self._carried = {
+        taken = chain.noise.uniform() < acceptance
+        chain.move(torch.where(taken[..., None], proposed, chain.position))
+        chain.carried = {
             "log_joint": torch.where(taken, there, log_joint),
             "gradient": torch.where(taken[..., None], gradient_there, gradient),
         }
-        self._step_size, self._log_joint, self._step = step_size, number(self._carried["log_joint"]), self._step + 1
-        self._probe.acceptance = number(acceptance)
+        chain.step_size, chain.log_joint, chain.step = step_size, number(chain.carried["log_joint"]), t + 1
+        chain.probe.acceptance = number(acceptance)
         if record:
-            self._record(math.nan)
+            chain.note(math.nan)

@@ -61,6 +61,7 @@ class LogJointGradient:
         jit_compile: trace the program once for each shape of batch, and then run the trace.
 
     Attributes:
+        sites: see above.
         layout: where each site lies in the flat parameters.
         gradient: the gradient at the last evaluation, of the shape of the parameters.
     """
@@ -79,6 +80,7 @@ class LogJointGradient:
         self.layout = Layout(example)
         self.gradient = torch.zeros_like(self.layout.flatten(example))
         self.jit_compile = jit_compile
+        self.sites = dict(sites)
         self._model, self._args, self._kwargs, self._plate = model, args, dict(kwargs or {}), plate
         self._transformed = [site for site in sites.values() if site.transform is not None]
         self._priors = GaussianPriors(self.layout)

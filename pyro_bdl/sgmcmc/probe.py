@@ -42,6 +42,7 @@ class Probe:
             batch all data; NaN where it could not be seen. (By its own batch it would seem better than it is: an
             update goes uphill on its own noise.)
         noise_ratio: e V / (4 T), V the variance of a parameter's gradient from batch to batch.
+        next_look: the first update that is due to be looked at.
 
     Args:
         every: updates from one look to the next. Default: `EVERY`.
@@ -50,7 +51,8 @@ class Probe:
     def __init__(self, every: int | None = None) -> None:
         self.acceptance: Number = math.nan
         self.noise_ratio: Number = math.nan
-        self._every, self._next = every, 0
+        self.next_look = 0
+        self._every = every
 
     @property
     def every(self) -> int:
@@ -59,7 +61,7 @@ class Probe:
 
     def is_due(self, t: int) -> bool:
         """Whether it is time to look at update t."""
-        return t >= self._next
+        return t >= self.next_look
 
     def look(
         self,
@@ -76,7 +78,7 @@ class Probe:
             other: another batch; `None`: the program draws one.
             estimate: the log joint density and its gradient at a position, by a batch.
         """
-        self._next = t + self.every
+        self.next_look = t + self.every
         root = torch.ones(()) if update.metric is None else update.metric.sqrt()
         now = torch.random.get_rng_state()
         try:

@@ -132,7 +132,7 @@ class _Trials:
     def keeps(self, step_size: float, bounds: _Look) -> bool:
         """Whether a chain with this step size keeps within the bounds; one that leaves the finite numbers does not."""
         kernel = self.begin(step_size)
-        kernel._probe = Probe(every=2)
+        kernel.chain.probe = Probe(every=2)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed + 1)
             try:
@@ -141,7 +141,7 @@ class _Trials:
             except NumericalError:
                 return False
             finally:
-                kernel._end_threads()
+                kernel.chain.noise.close()
         seen = _seen(kernel)
         return seen.noise_ratio <= bounds.noise_ratio and seen.acceptance >= bounds.acceptance  # NaN is neither
 

@@ -40,7 +40,7 @@ def mode(x: Tensor, y: Tensor) -> Tensor:
 def variance(kernel: Any, position: Tensor, batches: int) -> float:
     """Of the estimate at a position, over batches drawn with the same numbers for each estimator."""
     torch.manual_seed(1)
-    found = [kernel._estimate(position, kernel.batches.next())[1].clone() for _ in range(batches)]
+    found = [kernel.chain.estimate(position, kernel.batches.next())[1].clone() for _ in range(batches)]
     return float(torch.stack(found).var(0).mean())
 
 

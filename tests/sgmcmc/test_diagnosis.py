@@ -94,7 +94,7 @@ def test_the_would_be_acceptance_falls_with_the_noise_of_gradients() -> None:
 
     kernel = SGLD(noisy, step_size=0.01, thinning=10)
     kernel.setup(10)
-    kernel._probe = Probe(every=1)
+    kernel.chain.probe = Probe(every=1)
     for _ in range(410):
         kernel.sample(kernel.initial_params)
     assert float(kernel.sample_stats()["acceptance"].mean()) == pytest.approx(0.95, abs=0.025)
@@ -187,13 +187,13 @@ def test_a_cycle_explores_without_noise_and_draws_while_it_samples() -> None:
     kernel.sample(kernel.initial_params)
     for _ in range(9):
         kernel.sample(kernel.initial_params)
-    assert kernel._step == 40
+    assert kernel.chain.step == 40
     assert kernel.sample_stats()["step_size"].tolist() == [small(t) for t in (15, 16, 17, 18, 19, 35, 36, 37, 38, 39)]
     again = SGLD(target.model, step_size=small, init={"theta": theta})
     again.setup(0, target.x, target.y)
     for _ in range(15):
-        again._update(again._require_density())
-        theta = theta + 0.5 * small(again._step - 1) * target.gradient(theta)
+        again._update(again.chain)
+        theta = theta + 0.5 * small(again.chain.step - 1) * target.gradient(theta)
     torch.testing.assert_close(again.state["theta"], theta)
 
 
@@ -209,7 +209,7 @@ def visits(schedule: Any, updates: int, copies: int = 400) -> float:
     )  # fmt: skip
     kernel.setup(10**9)
     seen = torch.zeros(copies, dtype=torch.bool)
-    while kernel._step < updates:
+    while kernel.chain.step < updates:
         seen |= kernel.sample(kernel.initial_params)["theta"] > 2
     return float(seen.double().mean())
 
@@ -249,7 +249,7 @@ def test_a_preconditioner_needs_updates_to_adapt_in() -> None:
     metrics = []
     for _ in range(6):
         kernel.sample(kernel.initial_params)
-        metrics.append(kernel._carried["metric"])
+        metrics.append(kernel.chain.carried["metric"])
     assert [not a.equal(b) for a, b in itertools.pairwise(metrics)] == [True, True, False, False, False]
 
 
@@ -263,7 +263,7 @@ def test_the_preconditioner_is_the_inverse_size_of_the_gradients() -> None:
     kernel.setup(4)
     for _ in range(5):
         draw = kernel.sample(kernel.initial_params)["x"]
-    sizes = (1 / kernel._carried["metric"] - 0.1) * scales
+    sizes = (1 / kernel.chain.carried["metric"] - 0.1) * scales
     # While G follows the gradients the law is not the posterior, so that their mean squares are but nearly right.
     assert sizes.square().reshape(-1, 2).mean(0).tolist() == pytest.approx([1.0, 1.0], abs=0.3)
     assert float((draw / scales).square().mean()) == pytest.approx(1.0, abs=0.3)
@@ -272,7 +272,7 @@ def test_the_preconditioner_is_the_inverse_size_of_the_gradients() -> None:
 def test_the_default_step_of_a_preconditioned_chain_is_that_of_sgld_at_the_median() -> None:
     kernel = PreconditionedSGLD(normal)
     kernel.setup(5)
-    metric = kernel._carried["metric"]
+    metric = kernel.chain.carried["metric"]
     assert kernel.schedule is not None
     assert kernel.schedule(0) * float(metric.median()) == pytest.approx(0.05)
     assert math.isfinite(float(kernel.sample(kernel.initial_params)["theta"].sum()))

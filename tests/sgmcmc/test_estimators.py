@@ -45,7 +45,7 @@ def estimates(kernel: Any, position: Tensor) -> tuple[Tensor, Tensor]:
     found = []
     for rows in itertools.combinations(range(8), 2):
         index = torch.tensor(rows)
-        log_joint, gradient = kernel._estimate(position, Batch((TARGET.x[index], TARGET.y[index]), index))
+        log_joint, gradient = kernel.chain.estimate(position, Batch((TARGET.x[index], TARGET.y[index]), index))
         found.append((log_joint, gradient.clone()))
     return torch.tensor([f[0] for f in found], dtype=torch.float64), torch.stack([f[1] for f in found])
 
@@ -53,7 +53,7 @@ def estimates(kernel: Any, position: Tensor) -> tuple[Tensor, Tensor]:
 def exact(model: str, position: Tensor) -> tuple[float, Tensor]:
     kernel = SGLD(MODELS[model], step_size=1e-3, data=(TARGET.x, TARGET.y))
     kernel.setup(0)
-    log_joint, gradient = kernel._require_density()(position, kernel._first_batch())
+    log_joint, gradient = kernel.chain.density(position, kernel._first_batch())
     return log_joint, gradient.clone()
 
 
@@ -97,18 +97,18 @@ def test_all_data_are_gone_through_in_chunks(chunk: int, monkeypatch: pytest.Mon
     monkeypatch.setattr(gradients, "CHUNK", chunk)
     kernel = ready("logistic", ESTIMATORS["control variate"])
     log_joint, gradient = exact("logistic", FAR)
-    assert torch.allclose(kernel._anchor._gradient, gradient, atol=1e-12)
-    assert kernel._anchor._log_joint == pytest.approx(log_joint)
+    assert torch.allclose(kernel.chain.anchor._gradient, gradient, atol=1e-12)
+    assert kernel.chain.anchor._log_joint == pytest.approx(log_joint)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_less_variance_than_of_a_plain_minibatch_near_the_point(estimator: str) -> None:
     """Of the curved posterior by far; of the regression, whose curvature the batches differ in, too."""
     kernel = ready("logistic", ESTIMATORS[estimator])
-    near = kernel._anchor.position + 0.05
+    near = kernel.chain.anchor.position + 0.05
     plain, reduced = (estimates(k, near)[1].var(0).sum() for k in (ready("logistic", Minibatch()), kernel))
     assert reduced < 0.02 * plain
-    assert estimates(kernel, kernel._anchor.position)[1].var(0).sum() < 1e-20
+    assert estimates(kernel, kernel.chain.anchor.position)[1].var(0).sum() < 1e-20
 
 
 def test_svrg_moves_its_point_at_each_multiple() -> None:
@@ -116,7 +116,7 @@ def test_svrg_moves_its_point_at_each_multiple() -> None:
     points = []
     for _ in range(6):
         kernel.sample(kernel.initial_params)
-        points.append(kernel._anchor.position)
+        points.append(kernel.chain.anchor.position)
     changes = [not torch.equal(a, b) for a, b in itertools.pairwise(points)]
     assert changes == [False, True, False, False, True]  # the first of these draws was update 1
 

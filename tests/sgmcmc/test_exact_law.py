@@ -33,6 +33,7 @@ from pyro_bdl.sgmcmc import (
     log_joint,
     updates,
 )
+from pyro_bdl.sgmcmc.chain import Chain
 from pyro_bdl.sgmcmc.noise import Noise
 from tests import statistics
 from tests.fresh_state import fresh_state  # noqa: F401
@@ -98,9 +99,9 @@ def frozen(model: Callable[..., Any], **options: Any) -> Any:
     """PreconditionedSGLD with a preconditioner that is given."""
 
     class Frozen(PreconditionedSGLD):  # type: ignore[misc]
-        def _begin(self, position: Tensor, gradient: Tensor) -> dict[str, Tensor]:
-            columns = len(self._require_density().views(position)["theta"][0])
-            metric = torch.from_numpy(METRIC[:columns]).repeat(len(position) // columns)
+        def _begin(self, chain: Chain, gradient: Tensor) -> dict[str, Tensor]:
+            columns = len(chain.values["theta"][0])
+            metric = torch.from_numpy(METRIC[:columns]).repeat(len(chain.position) // columns)
             return {"second_moment": metric, "metric": metric}
 
     return Frozen(model, adapt=0, **options)

@@ -33,7 +33,7 @@ class Draws:
 
     def __init__(self, walk: Walk, names: Sequence[str], functions: Mapping[str, Function]) -> None:
         self._walk, self.names, self._functions = walk, list(names), dict(functions)
-        known = list(walk.kernels[0]._sites)
+        known = list(walk.kernels[0].chain.values)
         for name in self.names:
             if name not in known:
                 raise InputError("var_names", expected=f"some of the sites {known}", got=repr(name))

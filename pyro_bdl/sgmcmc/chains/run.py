@@ -52,7 +52,7 @@ class Run:
         self.chains = ranks.chains(options.num_chains)
         self.walk = self._walk(kernel, options.chain_method if saved is None else saved[1]["method"])
         self.moments = Moments() if options.moments else None
-        names = list(self.walk.kernels[0]._sites) if options.var_names is None else list(options.var_names)
+        names = list(self.walk.kernels[0].chain.values) if options.var_names is None else list(options.var_names)
         self.draws = Draws(self.walk, names, options.functions)
         self._needed = None if options.functions or options.moments else names  # sites, of each draw; None: all
         self.settings = settings_of(self.walk.kernels[0], options, self.draws.variables, seed=self.seed)
@@ -115,7 +115,7 @@ class Run:
         first = kernels[0] if self.chains.start == 0 else chain(0)[0]
         for each in kernels:
             each.schedule = first.schedule  # a default that goes by the start is that of the first chain for all
-            each._share(kernels[0]._require_density())
+            each.chain.share(kernels[0].chain.density)
         found, reason = walk(kernels, random, method)
         if reason:
             warnings.warn(f"The chains are drawn one after another: {reason}", stacklevel=4)
@@ -160,7 +160,7 @@ class Run:
     @property
     def _calls(self) -> int:
         """Draws of each chain so far, with those of the warm-up."""
-        return self.walk.kernels[0]._calls
+        return self.walk.kernels[0].chain.draws
 
     @property
     def _most(self) -> int:
@@ -237,8 +237,8 @@ class Run:
         )  # fmt: skip
         if self.ranks.rank == 0:
             warn_of_large_steps(
-                chains.sample_stats(), temperature=kernel.temperature, parameters=kernel._position.shape[-1],
-                every=kernel._probe.every, thinning=kernel.thinning, stacklevel=4,
+                chains.sample_stats(), temperature=kernel.temperature, parameters=kernel.chain.position.shape[-1],
+                every=kernel.chain.probe.every, thinning=kernel.thinning, stacklevel=4,
             )  # fmt: skip
         return chains
 

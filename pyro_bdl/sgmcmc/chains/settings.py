@@ -27,14 +27,15 @@ def settings_of(
     plain = {n: v for n, v in public.items() if isinstance(v, (bool, int, float, str, type(None)))}
     functions = [v for v in variables if v.name in options.functions]
     schedule, estimator, batches = kernel.schedule, kernel._estimator, kernel.batches
-    shapes = kernel._require_density().target.layout.shapes
+    target = kernel.chain.density.target
     return {
         "kernel": type(kernel).__name__, **plain,
         "step_size": repr(schedule) if hasattr(schedule, "__dataclass_fields__") else type(schedule).__name__,
         "gradient": [type(estimator).__name__, getattr(estimator, "every", None)],
         "data": None if batches is None else [batches.size, batches.batch_size],
-        "sites": {n: [*map(int, shapes[n])] for n in kernel._sites},
-        "dtype": str(kernel._position.dtype), "num_chains": options.num_chains, "warmup_steps": options.warmup_steps,
+        "sites": {n: [*map(int, target.layout.shapes[n])] for n in target.sites},
+        "dtype": str(kernel.chain.position.dtype),
+        "num_chains": options.num_chains, "warmup_steps": options.warmup_steps,
         "stored": [v.name for v in variables],
         **{f"the function {v.name!r}": [v.dtype, *v.shape] for v in functions},
         "moments": options.moments, "seed": seed,

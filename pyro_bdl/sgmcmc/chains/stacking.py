@@ -2,13 +2,15 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from pyro_bdl.errors import UnsupportedModelError
 from pyro_bdl.sgmcmc.batches import MinibatchesOfChains
+from pyro_bdl.sgmcmc.chain import Chain
+from pyro_bdl.sgmcmc.gradients import Anchor
 from pyro_bdl.sgmcmc.kernel import StochasticGradientKernel
 from pyro_bdl.sgmcmc.noise import Noise, NoiseOfChains
 from pyro_bdl.sgmcmc.probe import Probe
@@ -26,28 +28,17 @@ def stacked(kernels: Sequence[StochasticGradientKernel]) -> StochasticGradientKe
     Raises:
         UnsupportedModelError: the model does not go through `torch.vmap`, or gives something else there.
     """
-    many, first = copy.copy(kernels[0]), kernels[0]
-    if first.batches is None and first._subsampled:
+    one = kernels[0]
+    if one.batches is None and one.subsampled:
         raise UnsupportedModelError(
             "the model", expected="data from the kernel (data=)",
-            got=f"the plate {first._subsampled[0]!r}, which draws a batch of its own",
+            got=f"the plate {one.subsampled[0]!r}, which draws a batch of its own",
         )  # fmt: skip
-    many._chains = [number for k in kernels for number in k._chains]
-    many._require_density().chains = many._chains
-    many._position = torch.stack([k._position for k in kernels])
-    many._carried = _stack([k._carried for k in kernels])
-    many._noise = NoiseOfChains([k._noise for k in kernels if isinstance(k._noise, Noise)])
-    many._records, many._probe, many._checked_steps = Records((len(kernels),)), Probe(), 0
-    if first.batches is not None and first.batches.shuffle:  # else each batch is all data, the same for all
-        many._stream = MinibatchesOfChains([k.batches for k in kernels if k.batches is not None])
-        pending = torch.stack([k._pending.indices for k in kernels if k._pending and k._pending.indices is not None])
-        many._pending = first.batches.gather(pending)
-    _require_same(kernels, many)
-    many._move(many._require_density(), many._position)
-    if first._anchor is not None:
-        many._anchor = copy.copy(first._anchor)
-        if first._anchor.position.numel():
-            many._anchor.move(torch.stack([k._anchor.position for k in kernels if k._anchor is not None]))
+    many, chains = copy.copy(one), [kernel.chain for kernel in kernels]
+    many.numbers = one.chain.density.chains = [number for kernel in kernels for number in kernel.numbers]
+    many.chain = _together(chains)
+    _require_same(chains, many.chain)
+    many.chain.anchor = _anchor(chains)
     return many
 
 
@@ -63,28 +54,54 @@ def check_all_data(kernel: StochasticGradientKernel) -> None:
     size, length = batches.size, batches.batch_size
     for start in (*range(0, size - length, length), size - length):
         indices = torch.arange(start, start + length, device=batches.tensors[0].device)
-        kernel._require_density()(kernel._position, batches.gather(indices), check=True)
+        kernel.chain.density(kernel.chain.position, batches.gather(indices), check=True)
 
 
-def _require_same(kernels: Sequence[StochasticGradientKernel], many: StochasticGradientKernel) -> None:
+def _together(chains: Sequence[Chain]) -> Chain:
+    """All at once, but for their anchors; each goes on as it would by itself."""
+    first = chains[0]
+    many = copy.copy(first)
+    many.carried = {name: torch.stack([chain.carried[name] for chain in chains]) for name in first.carried}
+    many.noise = NoiseOfChains([chain.noise for chain in chains if isinstance(chain.noise, Noise)])
+    many.records, many.probe, many.checked_steps = Records((len(chains),)), Probe(), 0
+    if first.data is not None and first.data.shuffle:  # else each batch is all data, the same for all
+        many.stream = MinibatchesOfChains([chain.data for chain in chains if chain.data is not None])
+        indices = [c.pending.indices for c in chains if c.pending and c.pending.indices is not None]
+        many.pending = first.data.gather(torch.stack(indices))
+    many.move(torch.stack([chain.position for chain in chains]))
+    return many
+
+
+def _anchor(chains: Sequence[Chain]) -> Anchor | None:
+    """Where all chains have theirs."""
+    anchors = [chain.anchor for chain in chains if chain.anchor is not None]
+    if not anchors:
+        return None
+    many = copy.copy(anchors[0])
+    if many.position.numel():
+        many.move(torch.stack([anchor.position for anchor in anchors]))
+    return many
+
+
+def _require_same(chains: Sequence[Chain], many: Chain) -> None:
     """Compare what the model gives for all chains at once with what it gives for the first and the last."""
-    density = many._require_density()
+    density = many.density
     try:
         # A little off: at a mode the gradient is rounding alone.
-        found, gradients = density(_off(many._position), many._pending, refuse=False)
+        found, gradients = density(_off(many.position), many.pending, refuse=False)
     except (RuntimeError, IndexError, ValueError, NotImplementedError) as error:
         raise UnsupportedModelError(
             "the model", expected="operations that torch.vmap knows", got=str(error).splitlines()[0]
         ) from error
     gradients = gradients.clone()
-    for chain in {0, len(kernels) - 1}:
-        alone, gradient = density(_off(kernels[chain]._position), kernels[chain]._pending, refuse=False)
-        close = torch.allclose(gradients[chain], gradient, rtol=TOLERANCE, atol=TOLERANCE * float(gradient.abs().max()))
-        together = float(torch.as_tensor(found)[chain])
+    for place in {0, len(chains) - 1}:
+        alone, gradient = density(_off(chains[place].position), chains[place].pending, refuse=False)
+        close = torch.allclose(gradients[place], gradient, rtol=TOLERANCE, atol=TOLERANCE * float(gradient.abs().max()))
+        together = float(torch.as_tensor(found)[place])
         if not math.isclose(together, float(alone), rel_tol=TOLERANCE, abs_tol=TOLERANCE):
             raise _other(f"a log joint density of {together} instead of {alone}")
         if not close:
-            off = float((gradients[chain] - gradient).abs().max() / gradient.abs().max())
+            off = float((gradients[place] - gradient).abs().max() / gradient.abs().max())
             raise _other(f"a gradient that is off by {off:.2g} of its largest element")
 
 
@@ -94,7 +111,3 @@ def _other(got: str) -> UnsupportedModelError:
 
 def _off(position: Tensor) -> Tensor:
     return position + 0.01 * (1 + position.abs())
-
-
-def _stack(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([state[name] for state in states]) for name in states[0]}

@@ -12,7 +12,6 @@ from torch import Tensor
 from pyro_bdl.errors import InputError, UnsupportedModelError
 from pyro_bdl.sgmcmc.chains.ranks import seed_of_chain
 from pyro_bdl.sgmcmc.chains.stacking import check_all_data, stacked
-from pyro_bdl.sgmcmc.chains.state import restore, state_of
 from pyro_bdl.sgmcmc.flat import mean
 from pyro_bdl.sgmcmc.kernel import StochasticGradientKernel
 
@@ -33,30 +32,25 @@ class Walk:
 
     def __init__(self, kernels: Sequence[StochasticGradientKernel], random: Sequence[Tensor]) -> None:
         self.kernels, self._random = list(kernels), list(random)
-        self._stacked = len(kernels) == 1 and kernels[0]._position.dim() > 1
+        self._stacked = len(kernels) == 1 and kernels[0].chain.position.dim() > 1
         self.method: ChainMethod = "vectorized" if self._stacked else "sequential"
 
     def sample(self) -> None:
         """The next draw of each chain."""
         for i, kernel in enumerate(self.kernels):
             with _random_state(self._random, i):
-                kernel.sample(kernel._drawn)
+                kernel.sample(kernel.chain.values)
 
     def values(self, names: Sequence[str] | None = None) -> dict[str, Tensor]:
         """The present values of these sites (`None`: all), constrained, (chains, ...), in tensors of their own."""
-        each = []
-        for kernel in self.kernels:
-            views = kernel._require_density().views(kernel._position)
-            chosen = views if names is None else {name: views[name] for name in names}
-            each.append({name: kernel._sites[name].constrain(value) for name, value in chosen.items()})
-        together = self._together(each)
+        together = self._together([kernel.chain.constrained(names) for kernel in self.kernels])
         return {name: value.clone() for name, value in together.items()} if self._stacked else together
 
     def take_stats(self) -> dict[str, Tensor]:
         """The records of the draws since the last call, (chains, draws)."""
         each = [kernel.sample_stats() for kernel in self.kernels]
         for kernel in self.kernels:
-            kernel._records.forget()
+            kernel.chain.records.forget()
         return self._together(each)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -64,7 +58,7 @@ class Walk:
         tensors: dict[str, Tensor] = {}
         facts: list[dict[str, Any]] = []
         for i, kernel in enumerate(self.kernels):
-            own, known = state_of(kernel)
+            own, known = kernel.chain.state()
             tensors |= {f"{i}.{name}": value for name, value in own.items()} | {f"{i}.random": self._random[i]}
             facts.append(known)
         return tensors, {"kernels": facts}
@@ -74,14 +68,14 @@ class Walk:
         for i, (kernel, known) in enumerate(zip(self.kernels, facts["kernels"], strict=True)):
             own = {name.removeprefix(f"{i}."): t for name, t in tensors.items() if name.startswith(f"{i}.")}
             self._random[i] = own.pop("random")
-            restore(kernel, own, known)
+            kernel.chain.restore(own, known)
 
     def log_joint(self) -> float:
         """The mean log joint density of the chains by the first of the data: it tells one model from another.
 
         Of a model that draws its own batch there is no such number, and it is 0.
         """
-        if self.kernels[0].batches is None and self.kernels[0]._subsampled:
+        if self.kernels[0].batches is None and self.kernels[0].subsampled:
             return 0.0
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(0)  # of a model that draws numbers of its own, dropout say: the same each time
@@ -90,7 +84,7 @@ class Walk:
     def close(self) -> None:
         """End the kernels' threads."""
         for kernel in self.kernels:
-            kernel._end_threads()
+            kernel.chain.noise.close()
 
     def _together(self, each: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """What each kernel has, with a first dimension for the chains."""
@@ -108,7 +102,7 @@ def set_up(
         NumericalError: the log joint density is not finite where the chain begins.
     """
     own = copy.copy(kernel)
-    own._chains = (chain,)
+    own.numbers = (chain,)
     if own.batches is not None:
         if own.batches.tensors is None:
             raise InputError(
@@ -149,15 +143,15 @@ def _log_joint(kernel: StochasticGradientKernel) -> float:
     source, batch = kernel.batches, None
     if source is not None and source.batch_size is not None and source.tensors is not None:
         batch = source.gather(torch.arange(source.batch_size, device=source.tensors[0].device))
-    return mean(kernel._require_density()(kernel._position, batch, refuse=False)[0])
+    return mean(kernel.chain.density(kernel.chain.position, batch, refuse=False)[0])
 
 
 def _seconds(kernel: StochasticGradientKernel) -> float:
     """Of one gradient, at its best."""
-    density, times = kernel._require_density(), []
+    chain, times = kernel.chain, []
     for _ in range(TRIALS):
         begin = time.perf_counter()
-        density(kernel._position, kernel._pending)
+        chain.density(chain.position, chain.pending)
         times.append(time.perf_counter() - begin)
     return min(times)
 

@@ -247,8 +247,8 @@ def test_the_chain_that_leaves_the_numbers_is_named(method: Any) -> None:
         kernels.append(one)
         random.append(state)
     for each in kernels:
-        each._share(kernels[0]._require_density())
-    walls[0] = kernels[1]._position[0]
+        each.chain.share(kernels[0].chain.density)
+    walls[0] = kernels[1].chain.position[0]
     chains = walk(kernels, random, method)[0]
     with pytest.raises(NumericalError, match=r"update 0 of chain 5: the log density of wall"):
         chains.sample()
