@@ -23,6 +23,7 @@ from torch import Tensor
 
 import pyro_bdl as bdl
 from models.langevin import logistic_figures
+from models.langevin.logistic_chain import Chain
 from models.tables import Row, report
 from pyro_bdl.errors import NumericalError
 
@@ -155,31 +156,6 @@ def choose_step_size(step: Step, settings: Settings) -> float:
         if not step.tested and float(stats["kinetic_temperature"].mean()) <= settings.temperature:
             return step_size
     raise NumericalError(f"{step.name}: no step size from {step.first} to {step_size:.2g} is small enough")
-
-
-@dataclass(frozen=True, eq=False)
-class Chain:
-    """A chain that has run.
-
-    Attributes:
-        name, changes: see `Step`.
-        mcmc: Pyro's object.
-        draws: shape (draws, weights).
-        updates: of the draws, without warm-up.
-        seconds: of the processor, for warm-up and draws.
-        step_size: e; `None` where Pyro adapts it.
-        stats: means of acceptance and kinetic temperature; `None` where there are none.
-    """
-
-    name: str
-    changes: str
-    mcmc: Any
-    draws: Tensor
-    updates: int
-    seconds: float
-    step_size: float | None = None
-    acceptance: float | None = None
-    kinetic_temperature: float | None = None
 
 
 def run_pyros(problem: Problem, name: str) -> Chain:

@@ -1,19 +1,15 @@
 """Figures of the path from Metropolis-Hastings to SGLD: chains beside their marginals, errors beside speeds."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from models.langevin.logistic_chain import Chain
 from models.tables import Row
 from pyro_bdl.diagnostics.plots import style
-
-if TYPE_CHECKING:
-    from models.langevin.logistic import Chain
 
 BINS = 30
 

@@ -1,18 +1,15 @@
 """Figures of the mixture: posteriors side by side, noise by iteration, visits of the modes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from models.langevin.mixture_chains import Chains
+from models.langevin.mixture_noise import Noise
 from models.langevin.mixture_target import BOX, Exact, histogram
 from pyro_bdl.diagnostics.plots import style
-
-if TYPE_CHECKING:
-    from models.langevin.mixture import Chains, Noise
 
 SHOWN = ((-1.5, 2.5), (-3.0, 3.0))  # the paper's limits
 MASSES = (0.99, 0.9, 0.75, 0.5, 0.25)  # inside of the contours

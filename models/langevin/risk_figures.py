@@ -1,17 +1,12 @@
 """The figure of the risk: what is measured, on the lines of the exact law."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from models.langevin.risk_curve import Curve
 from pyro_bdl.diagnostics.plots import style
-
-if TYPE_CHECKING:
-    from models.langevin.risk import Curve
 
 LIMITS = (1e-4, 30.0)
 
