@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import pyro_bdl as bdl
@@ -20,6 +21,7 @@ from models.binarization import DynamicallyBinarized, binarized
 from models.latent_networks import begin_at, convolutional_decoder, convolutional_encoder, dense
 from models.schedules import falling
 from models.tables import report
+from pyro_bdl.errors import InputError
 
 BURDA = (200, 200)
 
@@ -65,6 +67,8 @@ class Options:
     """images of a batch"""
     log_marginal_samples: int = 5000
     """draws for each image's log evidence"""
+    start: Path | None = None
+    """weights to begin with, the vae.safetensors of an earlier fit: of the elbo's, say, for iwae"""
     checkpoint: Path | None = None
     """a file from which the same command goes on where it was stopped"""
     progress: Annotated[bool, tyro.conf.FlagConversionOff] = True
@@ -102,9 +106,21 @@ def build(options: Options, x: Tensor) -> bdl.VariationalAutoencoder:
 
 
 def fit(options: Options, x: Tensor) -> tuple[bdl.VariationalAutoencoder, Any]:
-    """The fitted autoencoder, and how it got there."""
+    """The fitted autoencoder, and how it got there.
+
+    Raises:
+        InputError: it shall begin with weights of other networks.
+    """
     torch.manual_seed(options.seed)
     vae = build(options, x)
+    if options.start is not None:
+        try:
+            vae.load_state_dict(load_file(options.start))
+        except RuntimeError as error:
+            raise InputError(
+                "start", expected="weights of these networks, none of them random", got=str(options.start),
+                remedy="Give the options of the fit that wrote them",
+            ) from error  # fmt: skip
     own = options.objective == "elbo"
     bound = bdl.objective(
         options.objective, num_samples=options.samples,
@@ -131,6 +147,7 @@ def run(options: Options) -> list[dict[str, Any]]:
     grey, labels = (parts.x_test, parts.y_test) if on_test else (parts.x_validation, parts.y_validation)
     held = grey if options.data == "binarized_mnist" else binarized(grey, seed=0)
     vae, history = fit(options, parts.x_train)
+    save_file(vae.state_dict(), options.out / "vae.safetensors")
     begin = time.perf_counter()
     evidence = bdl.log_marginal(
         vae.model, vae.guide, held, num_samples=options.log_marginal_samples, progress=options.progress

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import pyro_bdl as bdl
 from models import semi_supervised_vae, vae
@@ -70,6 +71,20 @@ def test_vae_goes_on(tmp_path: Path) -> None:
     assert len(history.losses) == 4
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+@pytest.mark.filterwarnings("ignore::pyro_bdl.errors.PosteriorCollapseWarning")
+def test_vae_begins_with_the_weights_of_an_earlier_fit(tmp_path: Path) -> None:
+    x = bdl.data.load("digits").x_train
+    earlier = vae.Options(**SHORT | {"out": tmp_path})
+    vae.run(earlier)
+    first, history = vae.fit(earlier, x)
+    later = replace(earlier, start=tmp_path / "vae.safetensors", objective="iwae", samples=2, epochs=1)
+    assert vae.fit(later, x)[1].losses[0] < history.losses[1]
+    other = replace(later, latent_size=7)
+    with pytest.raises(InputError, match=r"start: expected weights of these networks.*vae\.safetensors"):
+        vae.fit(other, x)
+    assert {*load_file(tmp_path / "vae.safetensors")} == {*first.state_dict()}
 
 
 @pytest.mark.parametrize(
