@@ -45,7 +45,7 @@ def bounds(fits: Sequence[bdl.EMFit], best: int, svi: Method, sgld: Method) -> F
 
 
 def components(mixture: Mixture, x: Tensor, fit: bdl.EMFit, svi: Method, sgld: Method, axes_names: Any) -> Figure:
-    """Ellipses of two standard deviations."""
+    """Ellipses of two standard deviations; components are coloured from left to right, however a fit numbers them."""
     figure, axes = style.panels(1, 3, width=3.5, height=3.5, sharex=True, sharey=True)
     for ax in axes[0]:
         ax.plot(x[:, 0], x[:, 1], "o", color=style.GREY, markersize=2.5, alpha=0.6, zorder=1)
@@ -54,14 +54,17 @@ def components(mixture: Mixture, x: Tensor, fit: bdl.EMFit, svi: Method, sgld: M
     stages = [step for step in STAGES if step < len(fit.path) - 1] + [len(fit.path) - 1]
     for rank, step in enumerate(stages):
         strength = (rank + 1) / len(stages)
-        _ellipses(axes[0, 0], mixture, fit.path[step], alpha=strength**1.5, linewidth=0.6 + 1.2 * strength)
+        _ellipses(
+            axes[0, 0], mixture, fit.path[step], order=_from_the_left(fit.path[-1]["loc"]),
+            alpha=strength**1.5, linewidth=0.6 + 1.2 * strength,
+        )  # fmt: skip
     told = ", ".join(map(str, stages))
     axes[0, 0].set_title(f"EM after {told} steps", fontsize=9.5, color=style.INK, loc="left")
     for ax, method in zip(axes[0, 1:], (svi, sgld), strict=True):
-        count = len(method.draws["loc"])
+        count, order = len(method.draws["loc"]), _from_the_left(method.draws["loc"].mean(0))
         for i in torch.linspace(0, count - 1, min(SHOWN, count)).long().tolist():
             draw = {name: values[i] for name, values in method.draws.items()}
-            _ellipses(ax, mixture, draw, alpha=0.35, linewidth=0.7)
+            _ellipses(ax, mixture, draw, order=order, alpha=0.35, linewidth=0.7)
         ax.set_title(f"{method.name}: {min(SHOWN, count)} draws", fontsize=9.5, color=style.INK, loc="left")
     wide = 1.25 * float(x.abs().max())
     axes[0, 0].set_xlim(-wide, wide)
@@ -70,9 +73,14 @@ def components(mixture: Mixture, x: Tensor, fit: bdl.EMFit, svi: Method, sgld: M
     return figure
 
 
-def _ellipses(ax: Any, mixture: Mixture, values: Values, *, alpha: float, linewidth: float) -> None:
+def _from_the_left(locations: Tensor) -> Tensor:
+    """The components (C, D) by their first coordinate."""
+    return locations[:, 0].argsort()
+
+
+def _ellipses(ax: Any, mixture: Mixture, values: Values, *, order: Tensor, alpha: float, linewidth: float) -> None:
     roots = mixture.root(values["squares"], values["above"])
     circle = torch.stack([ROUND.cos(), ROUND.sin()])
-    for loc, root, colour in zip(values["loc"], roots, style.colours(mixture.components), strict=True):
+    for loc, root, colour in zip(values["loc"][order], roots[order], style.colours(mixture.components), strict=True):
         edge = loc[:, None] + 2 * root @ circle
         ax.plot(edge[0], edge[1], color=colour, alpha=alpha, linewidth=linewidth, zorder=2)
