@@ -187,15 +187,17 @@ class SGNHT(StochasticGradientKernel):
     .. math::
         r' = (1 - \zeta)\, r + \Bigl(1 - \frac\zeta2\Bigr) \sqrt e\, g + \sqrt{\alpha (2 - \alpha) T}\, z, \qquad
         \theta' = \theta + \sqrt e\, r', \qquad
-        \zeta' = \min\Bigl(\zeta + \kappa \Bigl(\frac1d \sum_i r_i'^2 - T\Bigr),\ 1.5\Bigr)
+        \zeta' = \min\Bigl(\zeta + \kappa \Bigl(\frac1d \sum_i r_i'^2 - T\Bigr),\ 1 + (1 - \alpha)^2\Bigr)
 
     Where the noise of the gradients is about the same for all parameters and places, the variances come out right
-    without a word on how large it is, and also what a large step adds to them on average is taken out; see
-    `nose_hoover`, also for the step size in other conventions (as for `SGHMC`).
+    without a word on how large it is, up to a `noise_ratio` of 4.3 with the default friction, and also what a large
+    step adds to them on average is taken out; see `nose_hoover`, also for the bound, and for the step size in other
+    conventions (as for `SGHMC`).
 
     Args:
         model: as for all kernels.
-        friction: alpha, of the noise that is injected, and that at which zeta begins, in (0, 1]. Default 0.1.
+        friction: alpha, of the noise that is injected, and that at which zeta begins, in (0, 1]; the more of it, the
+            less of the gradients' can be taken out, and with 1 none. Default 0.1.
         coupling: kappa, in (0, 0.1]. Default 0.01: zeta then follows in some hundred updates, and fluctuates by no more
             than 0.1, which is what it does with a single parameter.
         options: see `StochasticGradientKernel`.

@@ -15,8 +15,6 @@ import math
 import torch
 from torch import Tensor
 
-MOST_FRICTION = 1.5  # of a thermostat: half way from where no momentum is left, 1, to where it is all turned round, 2
-
 
 def langevin(
     position: Tensor,
@@ -148,18 +146,21 @@ def nose_hoover(
     .. math::
         r' = (1 - \zeta)\, r + \Bigl(1 - \frac\zeta2\Bigr) h\, g + \sqrt{\alpha (2 - \alpha) T}\, z, \qquad
         \theta' = \theta + h\, r', \qquad
-        \zeta' = \min\Bigl(\zeta + \kappa \Bigl(\frac1d \sum_i r_i'^2 - T\Bigr),\ 1.5\Bigr)
+        \zeta' = \min\Bigl(\zeta + \kappa \Bigl(\frac1d \sum_i r_i'^2 - T\Bigr),\ 1 + (1 - \alpha)^2\Bigr)
 
     with :math:`h = \sqrt e`. The friction takes away whatever heat comes in, by the injected noise or by the
     gradients': both r' and, on a normal target, theta have the right variance, if the gradient's noise does not depend
     on theta. (The squared step over e is the temperature of theta: a harmonic mode of precision lambda has
     :math:`\lambda\, Var(\theta) = Var(r')`, for any step size.) Theirs is the limit of small frictions, with
-    :math:`\kappa = e`, which is too slow for the small steps of a network, and it knows no bound: there a chain that
+    :math:`\kappa = e`, which is too slow for the small steps of a network, and they set no bound: there a chain that
     falls from far away, hot as it is, meets a friction beyond 2, which makes the momentum larger instead of smaller.
+    `most_friction` takes out the most heat, which is that of gradients whose noise_ratio, e V / (4 T), is
+    :math:`(1 - \alpha)^2 / (1 - (1 - \alpha)^2)`: 4.3 for alpha = 0.1. With more of it no friction keeps the
+    temperature, and the chain is too hot.
 
     Args:
         position, momentum, gradient, noise, step_size, temperature: as for `hamiltonian`.
-        friction: zeta, of the chain, at most 1.5: of shape (1,), or (chains, 1).
+        friction: zeta, of the chain: of shape (1,), or (chains, 1).
         diffusion: alpha, that of the injected noise, in (0, 1]; without gradient noise zeta is alpha on average.
         coupling: kappa, positive and well below 1: in stationarity zeta fluctuates by sqrt(kappa / d).
 
@@ -175,8 +176,23 @@ def nose_hoover(
     moved = noise.mul_(math.sqrt(diffusion * (2 - diffusion) * temperature)).addcmul_(momentum, 1 - friction)
     moved.addcmul_(gradient, h * (1 - friction / 2))
     heat = moved.square().mean(-1, keepdim=True) - temperature
-    held = torch.add(friction, heat, alpha=coupling).clamp_max_(MOST_FRICTION)
+    held = torch.add(friction, heat, alpha=coupling).clamp_max_(most_friction(diffusion))
     return torch.add(position, moved, alpha=h), moved, held
+
+
+def most_friction(diffusion: float) -> float:
+    r"""The friction of a thermostat beyond which more of it is less cool: :math:`1 + (1 - \alpha)^2`.
+
+    In stationarity the momentum's variance is T where :math:`1 - (1 - \zeta)^2 = \alpha (2 - \alpha)
+    + (1 - \zeta/2)^2\, e V / T`, V that of the gradients; this is the zeta that allows the largest V.
+
+    Args:
+        diffusion: alpha.
+
+    >>> round(most_friction(0.1), 2)
+    1.81
+    """
+    return 1 + (1 - diffusion) ** 2
 
 
 def log_acceptance(

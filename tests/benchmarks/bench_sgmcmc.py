@@ -25,7 +25,7 @@ from pyro_bdl.bayesian_module import BayesianModule
 from pyro_bdl.minibatches import Minibatches
 from pyro_bdl.priors import Gaussian
 from pyro_bdl.sgmcmc import SGHMC, SGLD, SGNHT, PreconditionedSGLD
-from pyro_bdl.sgmcmc.updates import MOST_FRICTION
+from pyro_bdl.sgmcmc.updates import most_friction
 
 N, BATCH, SIZES = 60_000, 128, (784, 300, 100, 10)
 STEP_SIZE = 2e-7  # Welling & Teh's e: drift e/2, noise variance e
@@ -99,7 +99,7 @@ def sgnht_by_hand(weights: Tensors) -> Update:
         torch._foreach_add_(momentum, noise_like(weights), alpha=math.sqrt(FRICTION * (2 - FRICTION)))
         torch._foreach_add_(weights, momentum, alpha=ROOT)
         heat = torch.stack(torch._foreach_norm(momentum)).square().sum() / size
-        friction = min(friction + COUPLING * (float(heat) - 1), MOST_FRICTION)
+        friction = min(friction + COUPLING * (float(heat) - 1), most_friction(FRICTION))
 
     return update
 
