@@ -25,6 +25,7 @@ from models.recipes import with_given
 from models.schedules import falling
 from models.semi_supervised_settings import M1, M2, Fit, Options
 from models.tables import report
+from pyro_bdl.errors import InputError
 
 CLASSES = 10
 
@@ -59,7 +60,15 @@ class Problem:
 
     @classmethod
     def load(cls, options: Options) -> "Problem":
-        """The images, with a balanced subset of labels."""
+        """The images, with a balanced subset of labels.
+
+        Raises:
+            InputError: a classifier is chosen for m1, which has none to choose; labels that are not balanced.
+        """
+        if options.variant == "m1" and options.classifier != "dense":
+            raise InputError(
+                "classifier", expected="m2 or m1+m2, of which it is a part", got="m1, with a support vector machine"
+            )
         parts = bdl.data.load(options.data, root=options.data_dir, seed=0)
         rows = balanced(parts.y_train, options.labels, seed=options.seed)
         test = options.evaluate == "test"
@@ -89,15 +98,18 @@ def fit_m1(problem: Problem) -> tuple[bdl.VariationalAutoencoder, Any]:
     return vae, fit(problem, how, vae, DynamicallyBinarized(problem.x, batch_size=how.batch_size), "m1")
 
 
+def build_classifier(problem: Problem, inputs: int) -> nn.Module:
+    """Of so many inputs, or of images."""
+    if problem.options.classifier == "convolutional":
+        return convolutional_encoder(problem.x.shape[1:], CLASSES, width=16)
+    return dense([inputs, *problem.m2.hidden, CLASSES], nn.ReLU)
+
+
 def build_m2(problem: Problem, inputs: int, likelihood: bdl.latent.Likelihood) -> bdl.SemiSupervisedVAE:
-    """Classifier, encoder and decoder, of inputs of so many numbers or, the first one, of images."""
-    how = problem.m2
-    hidden, size = how.hidden, how.latent_size
-    dense_one = problem.options.classifier == "dense"
+    """Classifier, encoder and decoder of inputs of so many numbers."""
+    hidden, size = problem.m2.hidden, problem.m2.latent_size
     return bdl.SemiSupervisedVAE(
-        dense([inputs, *hidden, CLASSES], nn.ReLU) if dense_one else convolutional_encoder(
-            problem.x.shape[1:], CLASSES, width=16
-        ),
+        build_classifier(problem, inputs),
         summed([inputs, CLASSES], [*hidden, 2 * size], nn.ReLU),
         summed([size, CLASSES], [*reversed(hidden), likelihood.numbers * inputs], nn.ReLU),
         size, classes=CLASSES, likelihood=likelihood, name="m2",
@@ -107,11 +119,11 @@ def build_m2(problem: Problem, inputs: int, likelihood: bdl.latent.Likelihood) -
 def fit_m2(problem: Problem, vae: bdl.SemiSupervisedVAE, x: Tensor, x_labelled: Tensor, draw: Any) -> Any:
     """Fit m2 to all inputs beside the labelled ones."""
     options, how = problem.options, problem.m2
-    shown = options.classifier == "convolutional"
+    convolutional = options.classifier == "convolutional"
     pair = bdl.SemiSupervisedPair(vae, size=len(x_labelled), alpha=options.alpha)
     data = BesideLabelled(
         x, x_labelled, problem.y, batch_size=how.batch_size, labelled_batch_size=options.labelled_batch_size,
-        draw=draw, images=(problem.x, problem.x_labelled) if shown else None, show=distorted,
+        draw=draw, images=(problem.x, problem.x_labelled) if convolutional else None, show=distorted,
     )  # fmt: skip
     return fit(problem, how, pair, data, f"{options.variant}-{options.classifier}-{options.labels}")
 
@@ -168,8 +180,9 @@ def run(options: Options) -> list[dict[str, Any]]:
     problem = Problem.load(options)
     begin = time.perf_counter()
     told, found = VARIANTS[options.variant](problem)
+    name = options.variant if options.classifier == "dense" else f"{options.variant}, {options.classifier}"
     row = {
-        "method": f"{options.variant}, {options.classifier}, seed {options.seed}", "labels": options.labels,
+        "method": f"{name}, seed {options.seed}", "labels": options.labels,
         "error %": 100 * float((told != problem.y_held).float().mean()),
         "fit, s": found["seconds"], "in all, s": time.perf_counter() - begin,
     }  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 from rich.console import Console
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -36,7 +37,7 @@ class Options:
     data_dir: Path | None = None
     """where the files of the full sets are; else PYRO_BDL_DATA, else they are downloaded"""
     out: Path = Path("out/vae")
-    """where the table, the figures and the ArviZ data are written"""
+    """where the table, the figures, the weights and the ArviZ data are written"""
     seed: int = 0
     """seeds the networks' initial values, the order of the data and all noise"""
     evaluate: Literal["test", "validation"] = "test"
@@ -114,13 +115,7 @@ def fit(options: Options, x: Tensor) -> tuple[bdl.VariationalAutoencoder, Any]:
     torch.manual_seed(options.seed)
     vae = build(options, x)
     if options.start is not None:
-        try:
-            vae.load_state_dict(load_file(options.start))
-        except RuntimeError as error:
-            raise InputError(
-                "start", expected="weights of these networks, none of them random", got=str(options.start),
-                remedy="Give the options of the fit that wrote them",
-            ) from error  # fmt: skip
+        begin_with(vae, options.start)
     own = options.objective == "elbo"
     bound = bdl.objective(
         options.objective, num_samples=options.samples,
@@ -137,6 +132,23 @@ def fit(options: Options, x: Tensor) -> tuple[bdl.VariationalAutoencoder, Any]:
         seed=options.seed, progress=options.progress,
     )  # fmt: skip
     return vae, history
+
+
+def begin_with(vae: bdl.VariationalAutoencoder, file: Path) -> None:
+    """Take the weights of an earlier fit, by whatever bound: a baseline, which only one of them has, stays as it is.
+
+    Raises:
+        InputError: no file of weights, or those of other networks.
+    """
+    try:
+        weights = {name: value for name, value in load_file(file).items() if not name.startswith("baseline.")}
+        baseline = {name: value for name, value in vae.state_dict().items() if name.startswith("baseline.")}
+        vae.load_state_dict(weights | baseline)
+    except (RuntimeError, SafetensorError) as error:
+        raise InputError(
+            "start", expected="weights of networks of these sizes", got=str(file),
+            remedy="Give the sizes with which they were fitted",
+        ) from error  # fmt: skip
 
 
 def run(options: Options) -> list[dict[str, Any]]:
@@ -167,7 +179,7 @@ def run(options: Options) -> list[dict[str, Any]]:
     title = f"{options.data}, {options.evaluate}"
     report([row], title=title, name="vae", out=options.out, settings=asdict(options), console=console)
     figures.draw(vae, held, labels, history.losses, numbers, options.out)
-    console.print(f"table, figures and ArviZ data are in {options.out}/")
+    console.print(f"table, figures, weights and ArviZ data are in {options.out}/")
     return [row]
 
 

@@ -82,8 +82,11 @@ def test_vae_begins_with_the_weights_of_an_earlier_fit(tmp_path: Path) -> None:
     later = replace(earlier, start=tmp_path / "vae.safetensors", objective="iwae", samples=2, epochs=1)
     assert vae.fit(later, x)[1].losses[0] < history.losses[1]
     other = replace(later, latent_size=7)
-    with pytest.raises(InputError, match=r"start: expected weights of these networks.*vae\.safetensors"):
-        vae.fit(other, x)
+    (tmp_path / "none.safetensors").write_text("none")
+    for bad in (other, replace(later, start=tmp_path / "none.safetensors")):
+        with pytest.raises(InputError, match=r"start: expected weights of networks of these sizes.*\.safetensors"):
+            vae.fit(bad, x)
+    assert vae.fit(replace(later, objective="score-function", samples=1), x)[0].baseline is not None
     assert {*load_file(tmp_path / "vae.safetensors")} == {*first.state_dict()}
 
 

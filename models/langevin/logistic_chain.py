@@ -11,13 +11,14 @@ class Chain:
     """A chain that has run.
 
     Attributes:
-        name, changes: see `Step`.
+        name: as the table calls it.
+        changes: what is new in it.
         mcmc: Pyro's object.
         draws: shape (draws, weights).
         updates: of the draws, without warm-up.
         seconds: of the processor, for warm-up and draws.
         step_size: e; `None` where Pyro adapts it.
-        stats: means of acceptance and kinetic temperature; `None` where there are none.
+        acceptance, kinetic_temperature: means over the draws; `None` where there are none.
     """
 
     name: str

@@ -1,13 +1,6 @@
-r"""Bias, variance and risk of a posterior expectation against the step size, at a fixed number of gradients.
+"""Bias, variance and risk of a posterior expectation against the step size, at a fixed number of gradients.
 
-The posterior is normal, of known moments: y_n ~ N(theta, diag(VARIANCES)), theta ~ N(0, PRIOR_VARIANCE I). What is
-estimated is the posterior variance, as the average over a chain's draws of
-
-.. math:: f(\theta) = \frac1d \sum_k \lambda_k (\theta_k - m_k)^2, \qquad E[f(\theta) \mid y] = 1
-
-with m and lambda the posterior's mean and precisions. Each chain begins at a draw of the posterior, as one that begins
-at a good fit; so no error is that of the start. Small steps then give draws that are all alike, large ones draws of
-another law.
+Small steps give draws that are all alike, large ones draws of another law, see `risk_curve`.
 """
 
 from dataclasses import asdict, dataclass

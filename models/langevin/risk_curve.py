@@ -1,4 +1,13 @@
-"""Errors of an average over Langevin chains of a normal posterior: measured, and those of the chains' exact law."""
+r"""Errors of an average over Langevin chains: measured, and those of the chains' exact law.
+
+The posterior is normal, of known moments: y_n ~ N(theta, diag(VARIANCES)), theta ~ N(0, PRIOR_VARIANCE I). What is
+estimated is the posterior variance, as the average over a chain's draws of
+
+.. math:: f(\theta) = \frac1d \sum_k \lambda_k (\theta_k - m_k)^2, \qquad E[f(\theta) \mid y] = 1
+
+with m and lambda the posterior's mean and precisions. Each chain begins at a draw of the posterior, as one that begins
+at a good fit; so no error is that of the start.
+"""
 
 from dataclasses import dataclass
 

@@ -116,6 +116,16 @@ def data_plate(rows: int, size: int | None) -> Any:
     return observation_plate("data", rows, size)
 
 
+def check_shown(what: str, shown: Tensor | None, rows: int) -> None:
+    """Refuse what a classifier is shown unless it has a row for each data point.
+
+    Raises:
+        InputError: another number of rows.
+    """
+    if shown is not None and len(shown) != rows:
+        raise InputError(what, expected=f"a row for each of {rows} data points", got=f"{len(shown)}")
+
+
 def check_labels(y: Tensor, rows: int, classes: int) -> None:
     """Refuse labels that are not an integer in [0, classes) for each row.
 

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 
 from pyro_bdl.errors import InputError
 from pyro_bdl.latent.likelihoods import Bernoulli, Likelihood
-from pyro_bdl.latent.networks import check_labels, data_plate, normal_of, observe, register, run, standard_normal
+from pyro_bdl.latent.networks import (
+    check_labels,
+    check_shown,
+    data_plate,
+    normal_of,
+    observe,
+    register,
+    run,
+    standard_normal,
+)
 from pyro_bdl.latent.random_weights import RandomWeights, bayesian_modules
 
 
@@ -52,7 +61,7 @@ class SemiSupervisedVAE(nn.Module):
     x are.
 
     Args:
-        classifier: takes x, or what is shown of it, (B, \*shape), and gives logits (B, C).
+        classifier: takes x (B, \*shape), or what is shown of it, (B, ...), and gives logits (B, C).
         encoder: takes x and the class as C zeros and ones, (B, C), and gives (B, 2 D), means and log-variances of z.
         decoder: takes z (B, D) and the class (B, C), and gives the outputs that `likelihood` wants.
         latent_size: D, the numbers of z.
@@ -113,7 +122,7 @@ class SemiSupervisedVAE(nn.Module):
 
     def model(self, x: Tensor, y: Tensor | None = None, shown: Tensor | None = None) -> None:
         """x (B, \\*shape), observed given its class, y (B,) or latent, and a latent style; `shown` is the guide's."""
-        plate = self._plate(x, y)
+        plate = self._plate(x, y, shown)
         with plate:
             code = self.code(len(x), y)
         (outputs,) = self.decoded(code)
@@ -123,7 +132,7 @@ class SemiSupervisedVAE(nn.Module):
     def guide(self, x: Tensor, y: Tensor | None = None, shown: Tensor | None = None) -> None:
         """The style of x (B, \\*shape), and its class unless y (B,) tells it, by what is `shown` of x, or x itself."""
         self.weights()
-        with self._plate(x, y):
+        with self._plate(x, y, shown):
             self.recognise(x, y, shown)
 
     @torch.no_grad()
@@ -175,30 +184,26 @@ class SemiSupervisedVAE(nn.Module):
         register(self.encoder, f"{self.name}.encoder")
         if y is None:
             register(self.classifier, f"{self.name}.classifier")
-            law = dist.Categorical(logits=self.logits(x, shown))
+            law = dist.Categorical(logits=self.logits(x if shown is None else shown))
             y = pyro.sample(f"{prefix}y", law, infer={"enumerate": "parallel"})
         pyro.sample(f"{prefix}z", normal_of(self._encoded(x, y), self.latent_size, "the encoder"))
 
-    def _plate(self, x: Tensor, y: Tensor | None) -> pyro.plate:
+    def _plate(self, x: Tensor, y: Tensor | None, shown: Tensor | None) -> pyro.plate:
         if y is not None:
             check_labels(y, len(x), self.classes)
+        check_shown("shown", shown, len(x))
         return data_plate(len(x), self.size)
 
     def _encoded(self, x: Tensor, y: Tensor) -> Tensor:
         return run(self.encoder, x, self.one_hot(y), ranks=[x.dim() - 1, 1])
 
-    def logits(self, x: Tensor, shown: Tensor | None = None) -> Tensor:
-        """Of the classes of x (B, \\*shape), by what is shown of it, (B, ...), or by x itself.
+    def logits(self, shown: Tensor) -> Tensor:
+        """Of the classes, by x (B, \\*shape) or what is shown of it, (B, ...).
 
         Raises:
-            InputError: a classifier with other outputs than one for each class, another number shown.
+            InputError: a classifier with other outputs than one for each class.
         """
-        shown = x if shown is None else shown
-        if len(shown) != len(x):
-            raise InputError("shown", expected=f"a row for each of {len(x)} data points", got=f"{len(shown)}")
-        logits = self.classifier(shown)
-        if logits.shape != (len(x), self.classes):
-            raise InputError(
-                "the classifier's output", expected=f"shape ({len(x)}, {self.classes})", got=f"{tuple(logits.shape)}"
-            )
+        logits, shape = self.classifier(shown), (len(shown), self.classes)
+        if logits.shape != shape:
+            raise InputError("the classifier's output", expected=f"shape {shape}", got=f"{tuple(logits.shape)}")
         return logits

@@ -9,7 +9,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_bdl.errors import InputError
-from pyro_bdl.latent.networks import check_labels, data_plate, observe, register
+from pyro_bdl.latent.networks import check_labels, check_shown, data_plate, observe, register
 from pyro_bdl.latent.semi_supervised import SemiSupervisedVAE
 
 LABELLED = "labelled"
@@ -33,7 +33,7 @@ class SemiSupervisedPair:
 
     Raises:
         InputError: numbers out of range; in a call, no labelled or no unlabelled data, labels of another number or
-            kind, labels outside [0, C), more labelled data than there are.
+            kind, labels outside [0, C), more labelled data than there are, other data points shown than these.
     """
 
     def __init__(self, vae: SemiSupervisedVAE, *, size: int | None = None, alpha: float = 0.1) -> None:
@@ -53,9 +53,10 @@ class SemiSupervisedPair:
     ) -> None:
         """Unlabelled x (B, \\*shape), labelled x (B', \\*shape) and their classes y (B',).
 
-        Of both, what the classifier is shown if not x itself, see `SemiSupervisedVAE`.
+        And of both, or of none, what the classifier is shown instead of x, see `SemiSupervisedVAE`.
         """
         vae = self.vae
+        _check_shown(x, x_labelled, shown, shown_labelled)
         data, labelled = data_plate(len(x), vae.size), self._labelled_plate(x, x_labelled, y)
         with data:
             code = vae.code(len(x), None)
@@ -70,7 +71,8 @@ class SemiSupervisedPair:
             if self.alpha > 0.0:
                 register(vae.classifier, f"{vae.name}.classifier")
                 with poutine.scale(scale=self.alpha * (data.size + labelled.size) / labelled.size):
-                    observe(f"{LABELLED}.class", dist.Categorical(logits=vae.logits(x_labelled, shown_labelled)), y)
+                    logits = vae.logits(x_labelled if shown_labelled is None else shown_labelled)
+                    observe(f"{LABELLED}.class", dist.Categorical(logits=logits), y)
 
     def guide(
         self,
@@ -81,6 +83,7 @@ class SemiSupervisedPair:
         shown_labelled: Tensor | None = None,
     ) -> None:
         """Classes and styles of the unlabelled, and styles of the labelled."""
+        _check_shown(x, x_labelled, shown, shown_labelled)
         self.vae.weights()
         with data_plate(len(x), self.vae.size):
             self.vae.recognise(x, None, shown)
@@ -99,3 +102,13 @@ class SemiSupervisedPair:
             )
         check_labels(y, rows, self.vae.classes)
         return pyro.plate(LABELLED, size=self.size or rows, subsample=torch.arange(rows, device=x.device))
+
+
+def _check_shown(x: Tensor, x_labelled: Tensor, shown: Tensor | None, shown_labelled: Tensor | None) -> None:
+    if (shown is None) != (shown_labelled is None):
+        got = "those without" if shown_labelled is None else "those with"
+        raise InputError(
+            "shown", expected="something of the data without labels and of those with, or of none", got=got
+        )
+    check_shown("shown", shown, len(x))
+    check_shown("shown_labelled", shown_labelled, len(x_labelled))

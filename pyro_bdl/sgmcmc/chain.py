@@ -20,10 +20,12 @@ from pyro_bdl.sgmcmc.records import Record, Records
 class Chain:
     """One chain, or many at once, whose tensors have a first dimension for them.
 
+    Its random numbers are seeded from torch's generator.
+
     Args:
         density: what it samples.
         position: where it begins.
-        data: what its batches come from; `None`: the model has data of its own.
+        data: all of them; `None`: the model has data of its own.
         pending: the first batch, taken from there already.
         checked_steps: so many updates see all data once, and look whether the model supports what is observed.
 
@@ -34,7 +36,7 @@ class Chain:
         step, draws: how many updates and how many draws were made, those of the warm-up included.
         step_size: of the last update.
         log_joint: the density where the last update began, as its batch tells it.
-        stream, pending: where its batches come from, and the next one, if it was taken already.
+        stream, pending: the batches in their order, and the next one, if it was taken already.
         anchor: where the gradient of all data is known, if the estimator has such a point.
         noise, records, probe: where its random numbers come from, what it noted, who looks at its updates.
     """

@@ -64,7 +64,7 @@ class StochasticGradientKernel(MCMCKernel):
 
     Attributes:
         chain: the chain that is drawn, after `setup`.
-        numbers: of the chain, or the chains, among others, for messages.
+        numbers: those of the chains that errors name; empty where there is one alone.
         subsampled: plates of the model that draw a batch of their own.
 
     `MCMC.diagnostics()["sample_stats"]` has, and so has `sample_stats()` after a single chain, what the draws' updates
@@ -102,7 +102,8 @@ class StochasticGradientKernel(MCMCKernel):
         self._default_schedule = step_size is None
         self.batches = as_minibatches(data, batch_size)
         self.transforms: dict[str, Transform] | None = None
-        self._plate, self._init, self._estimator, self._jit_compile = plate, init, gradient, jit_compile
+        self.gradient = gradient
+        self._plate, self._init, self._jit_compile = plate, init, jit_compile
         self.numbers: Sequence[int] = ()
         self.subsampled: list[str] = []
         self._given: Mapping[str, Tensor] | None = None
@@ -121,8 +122,9 @@ class StochasticGradientKernel(MCMCKernel):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The update equation: the next parameters, in a new tensor or in `noise`, and the sampler's own next state."""
 
-    def _jumped(self, chain: Chain) -> None:
-        """The chain was moved to other parameters by its user."""
+    def _jump(self, chain: Chain, position: Tensor) -> dict[str, Tensor]:
+        """The sampler's own state at other parameters, to which its user moves the chain. Default: as it was."""
+        return chain.carried
 
     def _draw_momentum(self, chain: Chain) -> Tensor:
         """From N(0, T)."""
@@ -164,10 +166,10 @@ class StochasticGradientKernel(MCMCKernel):
         )  # fmt: skip
         chain.log_joint, gradient = chain.density(chain.position, batch, check=True)
         chain.carried = self._begin(chain, gradient)
-        if not isinstance(self._estimator, Minibatch):
+        if not isinstance(self.gradient, Minibatch):
             anchor = chain.anchor = Anchor(chain.density, self.batches)
-            if isinstance(self._estimator, ControlVariate):
-                at = first_run(self.model, self._estimator.at, batch, plate, args, kwargs).values
+            if isinstance(self.gradient, ControlVariate):
+                at = first_run(self.model, self.gradient.at, batch, plate, args, kwargs).values
                 anchor.move(target.layout.flatten({n: s.unconstrain(at[n]) for n, s in first.sites.items()}))
         self._chain = chain
 
@@ -212,8 +214,9 @@ class StochasticGradientKernel(MCMCKernel):
         chain = self.chain
         chain.density.chains = self.numbers
         if params is not chain.values:
-            chain.move(chain.density.target.layout.flatten(check_unconstrained(params, chain.values)))
-            self._jumped(chain)
+            position = chain.density.target.layout.flatten(check_unconstrained(params, chain.values))
+            chain.carried = self._jump(chain, position)
+            chain.move(position)
         recorded = chain.draws >= self._warmup_steps
         for left in reversed(range(self.thinning)):
             while explores(self.schedule, chain.step):
@@ -288,7 +291,7 @@ class StochasticGradientKernel(MCMCKernel):
         chain.density.step = t
         step_size, temperature = self._step_size_of(t), 0.0 if explores(self.schedule, t) else self.temperature
         looks = record and temperature > 0 and chain.probe.is_due(t)
-        if isinstance(self._estimator, SVRG) and t % self._estimator.every == 0:
+        if isinstance(self.gradient, SVRG) and t % self.gradient.every == 0:
             assert chain.anchor is not None
             chain.anchor.move(chain.position)
         log_joint, gradient = chain.estimate(chain.position, batch, check=t < chain.checked_steps)

@@ -47,7 +47,7 @@ class Langevin(StochasticGradientKernel):
 
     def __init__(self, model: Callable[..., Any], *, metropolis: bool = True, **options: Unpack[Options]) -> None:
         super().__init__(model, **options)
-        if options.get("batch_size") is not None or not isinstance(self._estimator, Minibatch):
+        if options.get("batch_size") is not None or not isinstance(self.gradient, Minibatch):
             raise InputError("Langevin", expected="all data in one batch", got="a batch size or a gradient estimator")
         if hasattr(self.schedule, "explores"):
             raise InputError("step_size", expected="a schedule without exploration", got=repr(self.schedule))
@@ -65,11 +65,12 @@ class Langevin(StochasticGradientKernel):
         chain.density.require_finite(gradient, "gradient")
         return self._here(chain.log_joint, gradient) if self.metropolis else {}
 
-    def _jumped(self, chain: Chain) -> None:
-        if self.metropolis:
-            log_joint, gradient = chain.estimate(chain.position, chain.next_batch())
-            chain.density.require_finite(gradient, "gradient")
-            chain.carried = self._here(log_joint, gradient)
+    def _jump(self, chain: Chain, position: Tensor) -> dict[str, Tensor]:
+        if not self.metropolis:
+            return chain.carried
+        log_joint, gradient = chain.estimate(position, chain.next_batch())
+        chain.density.require_finite(gradient, "gradient")
+        return self._here(log_joint, gradient)
 
     @staticmethod
     def _here(log_joint: Number, gradient: Tensor) -> dict[str, Tensor]:

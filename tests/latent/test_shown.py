@@ -1,6 +1,7 @@
 """A classifier that is shown something else than what the model observes."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -37,10 +38,19 @@ def test_what_is_shown_takes_the_place_of_x_for_the_classifier_alone(case: str) 
         assert elbo.loss(turned.model, turned.guide, *seen) != pytest.approx(losses[0])
 
 
-@pytest.mark.parametrize(
-    ("program", "args"), [(VAE, (X, None, X[:3])), (PAIR, (X, X[:4], Y, X[:3])), (PAIR, (X, X[:4], Y, X, X[:3]))]
-)
-def test_a_row_is_shown_of_each(program: object, args: tuple[torch.Tensor, ...]) -> None:
-    elbo = bdl.MeanFieldELBO()
-    with pytest.raises(InputError, match=r"shown: expected a row for each of [47] data points, got 3"):
-        elbo.loss(program.model, program.guide, *args)  # type: ignore[attr-defined]
+BAD: dict[str, tuple[Any, tuple[Any, ...], str]] = {
+    "unlabelled": (VAE, (X, None, X[:3]), "shown: expected a row for each of 7 data points, got 3"),
+    "labelled": (VAE, (X[:4], Y, X[:3]), "shown: expected a row for each of 4 data points, got 3"),
+    "both": (PAIR, (X, X[:4], Y, X[:3], X[:4]), "shown: expected a row for each of 7 data points, got 3"),
+    "both, the labelled": (PAIR, (X, X[:4], Y, X, X[:3]), "shown_labelled: expected a row for each of 4"),
+    "one of both": (PAIR, (X, X[:4], Y, X), "of none, got those without"),
+    "the other": (PAIR, (X, X[:4], Y, None, X[:4]), "of none, got those with"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_row_is_shown_of_each(case: str) -> None:
+    program, args, message = BAD[case]
+    for call in (program.model, program.guide):
+        with pytest.raises(InputError, match=message):
+            call(*args)

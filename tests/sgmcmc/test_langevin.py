@@ -1,5 +1,6 @@
 """The Metropolis-Hastings test of a Langevin step: the law it leaves alone, and what it refuses."""
 
+import copy
 import math
 from typing import Any
 
@@ -104,8 +105,8 @@ def test_a_gradient_that_is_no_number_is_told() -> None:
         Langevin(model).setup(0)
 
 
-def test_a_proposal_out_of_the_world_is_refused() -> None:
-    """Where the density is no number the step is not taken, and the chain goes on."""
+def between_walls() -> Langevin:
+    """A chain where the density is no number beyond -1 and 1."""
 
     def model() -> None:
         x = pyro.sample("x", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
@@ -113,6 +114,22 @@ def test_a_proposal_out_of_the_world_is_refused() -> None:
 
     kernel = Langevin(model, step_size=0.5, init={"x": torch.tensor(0.2, dtype=torch.float64)})
     kernel.setup(0)
+    return kernel
+
+
+def test_a_jump_out_of_the_world_leaves_the_chain_where_it_was() -> None:
+    kernel, other = between_walls(), between_walls()
+    other.chain.noise = copy.deepcopy(kernel.chain.noise)
+    with pytest.raises(NumericalError, match="wall"):
+        kernel.sample({"x": torch.tensor(2.0, dtype=torch.float64)})
+    assert kernel.state["x"] == 0.2
+    for _ in range(20):
+        assert torch.equal(*(k.sample(k.initial_params)["x"] for k in (kernel, other)))
+
+
+def test_a_proposal_out_of_the_world_is_refused() -> None:
+    """Where the density is no number the step is not taken, and the chain goes on."""
+    kernel = between_walls()
     draws = torch.stack([kernel.sample(kernel.initial_params)["x"] for _ in range(200)])
     assert draws.abs().max() < 1.0
     assert len(draws.unique()) > 50

@@ -26,7 +26,7 @@ def settings_of(
     public = {name: value for name, value in vars(kernel).items() if not name.startswith("_")}
     plain = {n: v for n, v in public.items() if isinstance(v, (bool, int, float, str, type(None)))}
     functions = [v for v in variables if v.name in options.functions]
-    schedule, estimator, batches = kernel.schedule, kernel._estimator, kernel.batches
+    schedule, estimator, batches = kernel.schedule, kernel.gradient, kernel.batches
     target = kernel.chain.density.target
     return {
         "kernel": type(kernel).__name__, **plain,
