@@ -19,6 +19,7 @@ class Fit:
     latent_size: int
     learning_rate: float
     batch_size: int
+    kl_warmup: float
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Changes:
     """Adam's first learning rate, which falls linearly to zero"""
     batch_size: int | None = None
     """unlabelled images of a batch"""
+    kl_warmup: float | None = None
+    """the share of the epochs over which the KL comes in, so that z comes to be used; while z is free, the class says
+    nothing"""
 
 
 @dataclass
@@ -70,15 +74,18 @@ class Options:
     m2: Changes = Changes()
 
 
-M1: dict[str, Fit] = {"digits": Fit(200, (200, 200), 50, 3e-3, 200), "mnist": Fit(150, (200, 200), 20, 2e-3, 100)}
+M1: dict[str, Fit] = {
+    "digits": Fit(200, (200, 200), 50, 3e-3, 200, kl_warmup=0.1),
+    "mnist": Fit(150, (200, 200), 20, 2e-3, 100, kl_warmup=0.1),
+}
 
 M2: dict[tuple[str, Variant, Classifier], Fit] = {
-    ("digits", "m2", "dense"): Fit(150, (200,), 50, 3e-3, 200),
-    ("digits", "m2", "convolutional"): Fit(150, (200,), 50, 2e-3, 200),
-    ("digits", "m1+m2", "dense"): Fit(150, (200,), 50, 3e-3, 200),
-    ("digits", "m1+m2", "convolutional"): Fit(150, (200,), 50, 2e-3, 200),
-    ("mnist", "m2", "dense"): Fit(60, (500,), 50, 1e-3, 200),
-    ("mnist", "m2", "convolutional"): Fit(30, (200,), 50, 2e-3, 200),
-    ("mnist", "m1+m2", "dense"): Fit(250, (300,), 8, 3e-3, 200),
-    ("mnist", "m1+m2", "convolutional"): Fit(60, (300,), 8, 2e-3, 200),
+    ("digits", "m2", "dense"): Fit(150, (200,), 50, 3e-3, 200, kl_warmup=0.1),
+    ("digits", "m2", "convolutional"): Fit(150, (200,), 50, 2e-3, 200, kl_warmup=0.1),
+    ("digits", "m1+m2", "dense"): Fit(150, (200,), 50, 3e-3, 200, kl_warmup=0.1),
+    ("digits", "m1+m2", "convolutional"): Fit(150, (200,), 50, 2e-3, 200, kl_warmup=0.1),
+    ("mnist", "m2", "dense"): Fit(60, (500,), 50, 1e-3, 200, kl_warmup=0.1),
+    ("mnist", "m2", "convolutional"): Fit(30, (200,), 50, 2e-3, 200, kl_warmup=0),
+    ("mnist", "m1+m2", "dense"): Fit(250, (300,), 8, 3e-3, 200, kl_warmup=0.1),
+    ("mnist", "m1+m2", "convolutional"): Fit(30, (300,), 8, 2e-3, 200, kl_warmup=0),
 }

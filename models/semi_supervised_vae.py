@@ -77,14 +77,14 @@ class Problem:
 
 
 def fit(problem: Problem, how: Fit, program: Any, data: Any, name: str) -> Any:
-    """Fit a pair of model and guide; the KL comes in over a tenth of the epochs, so that z comes to be used."""
+    """Fit a pair of model and guide."""
     options = problem.options
     file = options.checkpoint
     checkpoint = None if file is None else file.with_name(f"{file.name}.{name}")
     return bdl.fit_svi(
         program.model, program.guide, data, epochs=how.epochs, estimator="plain",
         optimizer=lambda parameters: torch.optim.Adam(parameters, lr=how.learning_rate, fused=True),
-        schedule=falling, kl_warmup=how.epochs / 10, checkpoint=checkpoint, seed=options.seed,
+        schedule=falling, kl_warmup=how.kl_warmup * how.epochs, checkpoint=checkpoint, seed=options.seed,
         progress=options.progress,
     )  # fmt: skip
 
@@ -180,9 +180,9 @@ def run(options: Options) -> list[dict[str, Any]]:
     problem = Problem.load(options)
     begin = time.perf_counter()
     told, found = VARIANTS[options.variant](problem)
-    name = options.variant if options.classifier == "dense" else f"{options.variant}, {options.classifier}"
+    method = options.variant if options.classifier == "dense" else f"{options.variant}, {options.classifier}"
     row = {
-        "method": f"{name}, seed {options.seed}", "labels": options.labels,
+        "method": f"{method}, seed {options.seed}", "labels": options.labels,
         "error %": 100 * float((told != problem.y_held).float().mean()),
         "fit, s": found["seconds"], "in all, s": time.perf_counter() - begin,
     }  # fmt: skip
