@@ -59,13 +59,18 @@ class RightCensored(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """log f where there was an event, log S elsewhere."""
         density = self.base.log_prob(value)
-        return density if self.event is None else torch.where(self.event, density, self.log_survival(value))
+        return density if self.event is None else torch.where(self.event, density, self._log_survival(value, self.event))
 
     def log_survival(self, value: Tensor) -> Tensor:
         """log P(T > t) of the base."""
+        return self._log_survival(value)
+
+    def _log_survival(self, value: Tensor, unused: Tensor | None = None) -> Tensor:
+        """log P(T > t); where it is not used and the base has only a cdf 0, whose gradient is a number."""
         if hasattr(self.base, "log_survival"):
             return self.base.log_survival(value)
-        return torch.log1p(-self.base.cdf(value))
+        cdf = self.base.cdf(value)
+        return torch.log1p(-(cdf if unused is None else torch.where(unused, 0.0, cdf)))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Times of events, as if nothing were censored."""

@@ -1,6 +1,7 @@
 """A linear model made deep: a network in the place of its linear predictor."""
 
 import copy
+import inspect
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
@@ -29,28 +30,30 @@ def deepify(
     .. math:: p(y \mid x^\top w) \to p(y \mid f(x; w))
 
     What surrounds the predictor stays: the likelihood, its noise or baseline, their priors, the data plate. The model
-    handed over is left as it was, and learned parameters are not shared with it. Two kinds of model:
+    handed over is left as it was. Two kinds of model:
 
     - **An object** with the predictor in an attribute: `Regressor`, `BinaryClassifier`, `PoissonRegressor`,
       `SurvivalRegressor`, `PartialLikelihood`, or a class of your own (a `PyroModule`, say). The result is a copy of
-      it with the network wherever the predictor was.
-    - **A Pyro function** that says `eta = pyro.deterministic("eta", x @ w)`: the network's output takes the place of
+      it with the network wherever the predictor was. Its learned parameters are its own, but for those that Pyro's
+      store keeps by their names (`PyroParam`): fit these within `pyro.get_param_store().scope()`.
+    - **A Pyro program** that says `eta = pyro.deterministic("eta", x @ w)`: the network's output takes the place of
       that value, and latent sites that reached the data through it alone (w, and a prior's scale above w) are gone.
+      The result is such a program again, so that further predictors can be replaced.
 
     Args:
         model: a Pyro program.
         network: a `BayesianModule`, another Pyro program, or a plain `torch.nn.Module`, whose parameters are then
-            learned (`pyro.param`). It is called as the predictor was; in a function, with `inputs`.
+            learned (`pyro.param`). It is called as the predictor was; for a site, with `inputs`.
         predictor: the name of the attribute (`"head.linear"` for one further down) or of the deterministic site.
             Default "network", the attribute of the models here.
-        inputs: for a function: what the network sees, from the function's arguments. Default: the first of them.
+        inputs: for a site: what the network sees, from the program's arguments. Default: the first of them.
 
     Returns:
-        For an object one of the same class, for a function a callable with the same arguments.
+        For an attribute an object of the same class, for a site a callable with the same arguments.
 
     Raises:
-        InputError: no such attribute or site; a network that does not take the linear predictor's inputs, or gives
-            another shape than it (in an object with `torch.nn.Linear` at once, else at the first call).
+        InputError: no such site (at the first call); a network that does not take the linear predictor's inputs, or
+            gives another shape than it (in the place of a `torch.nn.Linear` at once, else at the first call).
 
     >>> import pyro, pyro.distributions as dist, pyro_bdl as bdl
     >>> linear = bdl.PoissonRegressor(BayesianModule(nn.Linear(4, 1)))
@@ -70,14 +73,14 @@ def deepify(
     if not callable(network):
         raise InputError("network", expected="a network or a Pyro program", got=type(network).__name__)
     program: Any = LearnedNetwork(network) if isinstance(network, nn.Module) and _is_plain(network) else network
+    if not callable(model):
+        raise InputError("the model", expected="a Pyro program", got=type(model).__name__)
     try:
         old = attrgetter(predictor)(model)
     except AttributeError:
-        if not _is_function(model):
-            raise InputError(
-                "predictor", expected=f"an attribute of the {type(model).__name__}", got=repr(predictor)
-            ) from None
-        return WithPredictor(model, program, predictor, inputs or (lambda *args, **_: args[0]))
+        old = None
+    if not callable(old):
+        return WithPredictor(model, program, predictor, inputs or _first_argument(model))
     if inputs is not None:
         raise InputError("inputs", expected="None for an object, which calls the network itself", got=repr(inputs))
     _check_shapes(old, program)
@@ -87,26 +90,34 @@ def deepify(
         raise InputError("the model", expected="an object that can be copied", got=str(error)) from error
 
 
+def _first_argument(model: Program) -> Program:
+    """What a program is called with first, by position or by name."""
+
+    def first(*args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(model).bind(*args, **kwargs).args
+        if not given:
+            raise InputError("the arguments", expected="what the network sees, first", got=f"{sorted(kwargs)}",
+                             remedy="Say inputs=, or hand them over by position")  # fmt: skip
+        return given[0]
+
+    return first
+
+
 def _is_plain(network: Any) -> bool:
     """Whether it is a module in which nothing is a Pyro program."""
     pyro_modules = (BayesianModule, LearnedNetwork, PyroModule)
     return isinstance(network, nn.Module) and not any(isinstance(module, pyro_modules) for module in network.modules())
 
 
-def _is_function(model: Any) -> bool:
-    return callable(model) and not isinstance(model, nn.Module) and hasattr(model, "__code__")
-
-
 def _check_shapes(old: Any, program: Any) -> None:
-    """Run both on two rows of zeros, where both are plain modules within and the old one says what it takes."""
-    before, after = _module_in(old), _module_in(program)
-    linear = next((m for m in before.modules() if isinstance(m, nn.Linear)), None) if before is not None else None
-    if before is None or after is None or linear is None:
+    """Run both on two rows of zeros, where the old one is known to take vectors of some length."""
+    linear, network = _module_in(old), _module_in(program)
+    if not isinstance(linear, nn.Linear) or network is None:
         return
     x = linear.weight.new_zeros(2, linear.in_features)
-    expected = _output_shape(before, x, "the linear predictor")
-    got = _output_shape(after, x, "the network")
-    if got not in (expected, expected[:1] if expected[1:] == (1,) else expected):
+    rows, columns = expected = (2, linear.out_features)
+    got = _output_shape(network, x)
+    if got != expected and not (columns == 1 and got == (rows,)):
         raise InputError("the network's output", expected=f"shape {expected} for inputs {tuple(x.shape)}", got=f"{got}")
 
 
@@ -118,8 +129,10 @@ def _module_in(program: Any) -> nn.Module | None:
 
 
 @torch.no_grad()
-def _output_shape(module: nn.Module, x: Tensor, what: str) -> tuple[int, ...]:
+def _output_shape(network: nn.Module, x: Tensor) -> tuple[int, ...]:
     try:
-        return tuple(copy.deepcopy(module).eval()(x).shape)
+        return tuple(copy.deepcopy(network).eval()(x).shape)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise InputError(what, expected=f"a module that takes inputs {tuple(x.shape)}", got=str(error)) from error
+        raise InputError(
+            "the network", expected=f"a module that takes inputs {tuple(x.shape)}", got=str(error)
+        ) from error

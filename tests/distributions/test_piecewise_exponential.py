@@ -1,6 +1,7 @@
 """Piecewise constant hazards and right censoring: closed forms, quadrature, draws, edges."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pyro.distributions as dist
@@ -109,6 +110,22 @@ def test_censored_times_have_the_probability_of_a_later_event(name: str) -> None
     )  # fmt: skip
     assert float(found[0]) == pytest.approx(float(base.log_prob(t[:1])))
     assert float(found[1]) == pytest.approx(math.log(tail), abs=1e-6)
+
+
+FAR: dict[str, Callable[[Tensor], Any]] = {  # at 5 their cdf is 1 in single precision
+    "exponential": dist.Exponential,
+    "log normal": lambda rate: dist.LogNormal(-rate, 0.05),
+    "weibull": lambda rate: dist.Weibull(1 / rate, torch.tensor(2.0)),
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_events_beyond_the_last_digit_of_the_cdf_have_a_gradient(name: str) -> None:
+    rate = torch.tensor(20.0, requires_grad=True)
+    known = RightCensored(FAR[name](rate), torch.tensor([True])).log_prob(torch.tensor([5.0]))
+    (gradient,) = torch.autograd.grad(known.sum(), rate)
+    (expected,) = torch.autograd.grad(FAR[name](rate).log_prob(torch.tensor([5.0])).sum(), rate)
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_without_indicators_nothing_is_censored() -> None:

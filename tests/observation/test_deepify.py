@@ -1,5 +1,6 @@
 """`deepify`: a table of linear models, each as an object and as a function; what goes, what stays, what is refused."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -224,17 +225,66 @@ def test_effects_of_data_points_go_with_any_batch() -> None:
         assert sorted(latent(deep, (X[rows], REAL[rows]))) == sorted(DEEP)
 
 
+class Called:
+    """A program that is no function."""
+
+    def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return gaussian(x, y)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [Called(), functools.partial(gaussian, y=REAL), pyro.condition(gaussian, {"y.noise": torch.tensor(0.5)})],
+    ids=["object", "partial", "conditioned"],
+)
+def test_any_program_may_have_the_site(program: Any) -> None:
+    deep = bdl.deepify(program, bnn(nn.Sequential(*network(), nn.Flatten(0))), predictor="eta")
+    assert {"w", "scale"}.isdisjoint(latent(deep, (X,)))
+    assert deep(X).shape == (N,)
+
+
+def test_several_predictors_one_after_the_other() -> None:
+    def model(x: Tensor, y: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        v = pyro.sample("v", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        mean, log_scale = pyro.deterministic("mean", x @ w), pyro.deterministic("log_scale", x @ v)
+        with pyro.plate("data", N):
+            pyro.sample("y", dist.Normal(mean, log_scale.exp()), obs=y)
+
+    nets = [bdl.BayesianModule(nn.Sequential(*network(), nn.Flatten(0)), name=name) for name in "ab"]
+    deep = bdl.deepify(bdl.deepify(model, nets[0], predictor="mean"), nets[1], predictor="log_scale")
+    assert sorted(latent(deep, (X, REAL))) == sorted(f"{name}.{site}" for name in "ab" for site in DEEP)
+
+
+def test_arguments_by_name() -> None:
+    deep = deep_of("gaussian", "function")
+    assert deep(y=REAL, x=X) is REAL
+
+
+@pytest.mark.parametrize("image", [True, False])
+def test_a_predictor_of_what_is_no_vector(image: bool) -> None:
+    """Of images, flattened by the linear model and not by the network; of a network's own features."""
+    linear: nn.Module = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
+    deep: nn.Module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 1))
+    x = torch.ones(5, 1, 4, 4)
+    if not image:
+        linear, deep, x = nn.Sequential(nn.Embedding(4, 2), nn.Linear(2, 1)), nn.Embedding(4, 1), torch.arange(4)
+    model = bdl.deepify(bdl.PoissonRegressor(bnn(linear)), bnn(deep))
+    assert model(x).shape == (len(x),)
+
+
 REGRESSION = CASES["gaussian"][0]
 
 
-def in_function(site: str) -> Any:
-    return bdl.deepify(gaussian, network(), predictor=site)(X, REAL)
+def in_function(site: str, model: Any = gaussian) -> Any:
+    return bdl.deepify(model, network(), predictor=site)(X, REAL)
 
 
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "too many outputs": (lambda: bdl.deepify(REGRESSION, bnn(nn.Linear(3, 2))), r"shape \(2, 1\).* got \(2, 2\)"),
     "other inputs": (lambda: bdl.deepify(REGRESSION, nn.Linear(4, 1)), r"takes inputs \(2, 3\)"),
-    "no such attribute": (lambda: bdl.deepify(REGRESSION, network(), predictor="eta"), "an attribute of the Regressor"),
+    "no such attribute": (lambda: in_function("eta", REGRESSION), r"deterministic\(.eta.*got the sites \[.weight"),
+    "no program": (lambda: bdl.deepify(3, network()), "a Pyro program, got int"),  # type: ignore[arg-type]
     "no network": (lambda: bdl.deepify(REGRESSION, None), "expected a network"),  # type: ignore[arg-type]
     "inputs for an object": (lambda: bdl.deepify(REGRESSION, network(), inputs=lambda x: x), "inputs: expected None"),
     "no such site": (lambda: in_function("mu"), r"pyro.deterministic\('mu'"),
