@@ -41,6 +41,13 @@ def problem() -> Problem:
     return Problem("synthetic", FEW, root=None, seed=0, on_test=True, progress=False)
 
 
+def test_what_judges_is_asked_for_before_anything_is_fitted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pyro-bdl\[survival\]"):
+        command.main(command.Options(out=tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.filterwarnings("ignore")  # ArviZ on few draws
 def test_command(small: None, tmp_path: Path) -> None:
     """A network sees the risk that a linear model, at the concordance of chance, cannot."""

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from models.deep_survival import figures
 from models.deep_survival.fits import FITS, Method
-from models.deep_survival.judging import judge, mean_row
+from models.deep_survival.judging import judge, mean_row, require_scikit_survival
 from models.deep_survival.problem import Problem
 from models.deep_survival.settings import SETTINGS, Settings
 from models.tables import Row, report
@@ -49,6 +49,7 @@ def main(options: Options) -> list[Row]:
     """Fit, judge, write; the rows of the table."""
     if not options.methods or not options.seeds:
         raise InputError("--methods and --seeds", expected="at least one of each", got="none")
+    require_scikit_survival()
     options.out.mkdir(parents=True, exist_ok=True)
     console = Console(width=150)
     settings = options.settings

@@ -14,7 +14,7 @@ from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
 
 import pyro_bdl as bdl
-from models.deep_survival.problem import Problem, own_times
+from models.deep_survival.problem import Problem
 from models.schedules import falling
 from pyro_bdl.data import Subjects
 
@@ -47,7 +47,8 @@ class Fitted:
     def survival_at_own_times(self, subjects: Subjects) -> Tensor:
         """S(t_n | x_n) of the posterior predictive, (N,)."""
         if self.log_likelihood is not None:
-            return self.log_likelihood(Subjects(*own_times(subjects))).exp().mean(0)
+            censored = subjects._replace(event=torch.zeros_like(subjects.event))  # whose likelihood is S
+            return self.log_likelihood(censored).exp().mean(0)
         rows, columns = subjects.time.unique(return_inverse=True)
         return self.curves(subjects.x, rows).mean(0).gather(1, columns[:, None])[:, 0]
 
@@ -121,9 +122,7 @@ def fit_by_svi(problem: Problem) -> Fitted:
             functions=functions(problem, model), log_likelihood=True, batch_size=None,
         )  # fmt: skip
 
-    fitted = _fitted("Bayesian network, SVI", "svi", model, draws, begin)
-    fitted.arviz = arviz
-    return fitted
+    return _fitted("Bayesian network, SVI", "svi", model, draws, begin, arviz)
 
 
 def fit_by_chains(problem: Problem) -> Fitted:
@@ -154,9 +153,7 @@ def fit_by_chains(problem: Problem) -> Fitted:
             model_args=tuple(problem.train),
         )  # fmt: skip
 
-    fitted = _fitted("Bayesian network, chains", "chains", model, chains.get_samples(), begin)
-    fitted.arviz = arviz
-    return fitted
+    return _fitted("Bayesian network, chains", "chains", model, chains.get_samples(), begin, arviz)
 
 
 def functions(problem: Problem, model: Any) -> dict[str, Any]:
@@ -168,7 +165,9 @@ def _single(values: Draws) -> Draws:
     return {name: value[None] for name, value in values.items()}
 
 
-def _fitted(name: str, file: str, model: Any, draws: Draws, begin: float) -> Fitted:
+def _fitted(
+    name: str, file: str, model: Any, draws: Draws, begin: float, arviz: Callable[[], Any] | None = None
+) -> Fitted:
     def curves(x: Tensor, times: Tensor) -> Tensor:
         return bdl.predict(model.curves(times), draws, x)
 
@@ -176,7 +175,7 @@ def _fitted(name: str, file: str, model: Any, draws: Draws, begin: float) -> Fit
         pointwise = bdl.diagnostics.pointwise_log_likelihood(model, draws, *subjects, batch_size=None)
         return pointwise[model.site]
 
-    return Fitted(name, file, curves, log_likelihood, time.perf_counter() - begin)
+    return Fitted(name, file, curves, log_likelihood, time.perf_counter() - begin, arviz)
 
 
 FITS: dict[Method, Callable[[Problem], Fitted]] = {

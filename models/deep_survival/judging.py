@@ -3,6 +3,7 @@
 Concordance and Brier scores are those of scikit-survival (`pip install pyro-bdl[survival]`).
 """
 
+import importlib.util
 import statistics
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from models.deep_survival.problem import Problem
 from models.tables import Row
 from pyro_bdl.data import Subjects
 from pyro_bdl.diagnostics.survival import Reliability, d_calibration, survival_reliability
+from pyro_bdl.errors import InputError
 
 BAND = 0.9
 
@@ -32,6 +34,17 @@ class Judged:
     row: Row
     curves: Tensor
     reliability: list[Reliability]
+
+
+def require_scikit_survival() -> None:
+    """Ask for what `judge` needs before anything is fitted.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    if importlib.util.find_spec("sksurv") is None:
+        raise InputError("scikit-survival", expected="a package that is installed", got="none",
+                         remedy="Say pip install pyro-bdl[survival]")  # fmt: skip
 
 
 def judge(fitted: Fitted, problem: Problem) -> Judged:

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import pyro_bdl as bdl
 from models.deep_survival.settings import Settings
-from pyro_bdl.data import GaussianRisk, Standardizer, Subjects
+from pyro_bdl.data import GaussianRisk, Standardizer
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 LINEAR_SCALE = 10.0  # s of the linear models' prior: flat for covariates in standard units
@@ -55,7 +55,7 @@ class Problem:
         return bdl.PartialLikelihood(self._linear(1))
 
     def linear(self) -> bdl.SurvivalRegressor:
-        """Cox's model with a piecewise constant baseline."""
+        """A linear predictor, or one for each interval, with a piecewise constant baseline."""
         return bdl.SurvivalRegressor(self._linear(self.outputs), self.intervals)
 
     def deep(self, seed: int, scale: float) -> bdl.SurvivalRegressor:
@@ -76,8 +76,3 @@ class Problem:
             for fan_in, fan_out in itertools.pairwise(sizes):
                 layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[self.settings.activation]()]
         return nn.Sequential(*layers[:-1])
-
-
-def own_times(subjects: Subjects) -> tuple[Tensor, Tensor, Tensor]:
-    """The subjects as if all were censored, whose log-likelihood is log S at their own times."""
-    return subjects.x, subjects.time, torch.zeros_like(subjects.event)

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import torch
 import tyro
 from rich.console import Console
-from rich.table import Table
 from sklearn.datasets import load_iris
 from torch import Tensor
 
@@ -21,8 +20,8 @@ import pyro_bdl as bdl
 from models.gaussian_mixture import figures
 from models.gaussian_mixture.methods import Method, Settings, by_em, by_sgld, by_svi
 from models.gaussian_mixture.mixture import Mixture
+from models.tables import Row, table
 
-Row = dict[str, Any]
 HELD_OUT = 30  # of 150 flowers
 AXES = ("petal length (sd)", "petal width (sd)")
 
@@ -68,7 +67,8 @@ def main(options: Options) -> list[Row]:
     em = Method(f"EM, the best of {len(fits)} starts", [fits[best].bounds], point, seconds)
     rows = [row_of(mixture, method, train, test) for method in (em, svi, sgld)]
     gains = [after - before for fit in fits for before, after in pairwise(fit.bounds)]
-    console.print(_table(rows))
+    title = f"log p(x) in nats a flower, standardised; {HELD_OUT} of 150 held out"
+    console.print(table(rows, title=title, digits=5))
     console.print(
         f"EM: {sum(len(fit.bounds) - 1 for fit in fits)} steps from {len(fits)} starts, the least gain of a step "
         f"{min(gains):.1e} nats; ends at {', '.join(f'{fit.bounds[-1]:.2f}' for fit in fits)}"
@@ -95,16 +95,6 @@ def row_of(mixture: Mixture, method: Method, train: Tensor, test: Tensor) -> Row
         "method": method.name, "draws": count, "seconds": method.seconds,
         "training": mean_log_density(train), "held out": mean_log_density(test),
     }  # fmt: skip
-
-
-def _table(rows: list[Row]) -> Table:
-    table = Table(title=f"log p(x) in nats a flower, standardised; {HELD_OUT} of 150 held out")
-    for column, value in rows[0].items():
-        table.add_column(column, justify="left" if isinstance(value, str) else "right")
-    formats = {"seconds": ".1f", "draws": ","}
-    for row in rows:
-        table.add_row(*(v if isinstance(v, str) else format(v, formats.get(k, ".4f")) for k, v in row.items()))
-    return table
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ from typing import Any
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 import pyro_bdl as bdl
+from models.tables import table
 from models.traffic_jam import figures
-from models.traffic_jam.answers import Row, exact_rows, separation_rows
+from models.traffic_jam.answers import exact_rows, separation_rows
 from models.traffic_jam.field import ring_road
 from models.traffic_jam.net import SHORT, traffic_jam
 
@@ -42,8 +42,10 @@ def main(options: Options) -> dict[str, Any]:
         "field": field_answers(),
     }
     console.print(f"p(r, w, a, s, j) = {bdl.graph.factorisation(traffic_jam, names=SHORT)}\n")
-    console.print(_table("Probability of yes, by enumeration and by the table of 32 cases", found["answers"]))
-    console.print(_table("Independent? By the graph, and in the table", found["separations"]))
+    console.print(
+        table(found["answers"], title="Probability of yes, by enumeration and by the table of 32 cases", digits=6)
+    )
+    console.print(table(found["separations"], title="Independent? By the graph, and in the table"))
     told = found["field"]
     console.print(
         f"ring road: cliques {told['cliques']}, Z = {told['Z']:g}, p(a jam in the south) = {told['south']:.4f}"
@@ -67,15 +69,6 @@ def field_answers() -> dict[str, Any]:
         ),
         "north and south independent given east": bdl.graph.d_separated(ring_road, "north", "south", given="east"),
     }
-
-
-def _table(title: str, rows: list[Row]) -> Table:
-    table = Table(title=title)
-    for column, value in rows[0].items():
-        table.add_column(column, justify="left" if isinstance(value, str) else "right")
-    for row in rows:
-        table.add_row(*(v if isinstance(v, str) else f"{v:.1e}" if v < 1e-4 else f"{v:.6f}" for v in row.values()))
-    return table
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
 """The questions and their answers: by Pyro's enumeration, and by the table of all 32 cases."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 import pyro_bdl as bdl
+from models.tables import Row
 from models.traffic_jam.net import SHORT, joint_table, traffic_jam
 
-Row = dict[str, Any]
 NAMES = tuple(SHORT)
 
 QUESTIONS: tuple[tuple[str, dict[str, float]], ...] = (

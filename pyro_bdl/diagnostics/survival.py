@@ -38,13 +38,16 @@ def kaplan_meier(time: Any, event: Any, at: float, *, level: float = 0.95) -> Ka
         were censored.
 
     Raises:
-        InputError: times that are not positive, events that are not 0 or 1, shapes that do not match.
+        InputError: times that are not positive, a time t that is negative or no number, events that are not 0 or 1,
+            shapes that do not match.
 
     >>> kaplan_meier([1.0, 2.0, 3.0, 4.0], [1, 0, 1, 1], at=3.5).estimate  # 3/4 * 1/2
     0.375
     """
     require_in_unit_interval("level", level)
     t, happened = _observed(time, event)
+    if not 0 <= at < np.inf:
+        raise InputError("at", expected="a finite time from 0 upwards", got=repr(at))
     from scipy import stats
 
     curve = stats.ecdf(stats.CensoredData.right_censored(t, ~happened)).sf
@@ -144,7 +147,8 @@ def d_calibration(survival: Any, event: Any, *, bins: int = 10) -> DCalibration:
         bins: how many of equal width. Default 10.
 
     Raises:
-        InputError: probabilities outside [0, 1], events that are not 0 or 1, shapes that do not match.
+        InputError: fewer than two bins, probabilities outside [0, 1], events that are not 0 or 1, shapes that do not
+            match.
 
     >>> import numpy as np
     >>> uniform = (np.arange(1000) + 0.5) / 1000
@@ -153,6 +157,8 @@ def d_calibration(survival: Any, event: Any, *, bins: int = 10) -> DCalibration:
     """
     s = _probabilities(survival)
     happened = _events(event, s.shape)
+    if bins < 2:
+        raise InputError("bins", expected="at least 2", got=repr(bins))
     edges = np.linspace(0, 1, bins + 1)
     own = np.clip(np.searchsorted(edges, s, side="left") - 1, 0, bins - 1)
     counts = np.bincount(own[happened], minlength=bins).astype(float)

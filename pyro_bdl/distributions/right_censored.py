@@ -59,7 +59,9 @@ class RightCensored(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """log f where there was an event, log S elsewhere."""
         density = self.base.log_prob(value)
-        return density if self.event is None else torch.where(self.event, density, self._log_survival(value, self.event))
+        if self.event is None:
+            return density
+        return torch.where(self.event, density, self._log_survival(value, unused=self.event))
 
     def log_survival(self, value: Tensor) -> Tensor:
         """log P(T > t) of the base."""

@@ -41,6 +41,21 @@ def check_events(event: Tensor, outputs: Tensor) -> None:
     _check_values("events", event, (event == 0) | (event == 1), "1 for an event, 0 for a censored time")
 
 
+def check_observed(time: Tensor | None, event: Tensor | None, outputs: Tensor) -> None:
+    """Refuse times and events that cannot be observed of these rows, or one of them without the other."""
+    if (time is None) != (event is None):
+        raise InputError("times and events", expected="both or neither", got="one of them")
+    if time is not None and event is not None:
+        check_times(time, outputs)
+        check_events(event, outputs)
+
+
+def check_curve_times(times: Tensor) -> None:
+    """Refuse times at which no survival probability can be asked for: negative ones, or no vector of them."""
+    check_rank("times", times, 1, "(T,)")
+    _check_values("times", times, times >= 0, "numbers from 0 upwards")
+
+
 def can_look(value: Tensor) -> bool:
     """Whether the numbers are there to be looked at: not where `torch.vmap` or a trace of the operations is at work."""
     return not is_batchedtensor(value) and get_proxy_mode() is None and not torch.jit.is_tracing()

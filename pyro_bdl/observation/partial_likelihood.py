@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_bdl.data_plate import observation_plate
 from pyro_bdl.errors import InputError, UnsupportedModelError
-from pyro_bdl.observation.checks import can_look, check_events, check_rank, check_times, one_each
+from pyro_bdl.observation.checks import can_look, check_curve_times, check_observed, one_each
 from pyro_bdl.observation.risk_sets import Ties, breslow_cumulative_hazard, check_ties, partial_log_likelihood
 
 
@@ -71,10 +71,9 @@ class PartialLikelihood:
         """The log hazard ratios (B,)."""
         with _SharedWeights():
             log_ratio = one_each(self.network(x))
-        if (time is None) != (event is None):
-            raise InputError("times and events", expected="both or neither", got="one of them")
+        check_observed(time, event, log_ratio)
         if time is not None and event is not None:
-            _check(time, event, log_ratio)
+            _require_events(event)
             terms = partial_log_likelihood(log_ratio, time, event, ties=self.ties)
             with observation_plate(self.plate, len(x), self.size):
                 pyro.factor(self.site, terms)
@@ -90,17 +89,19 @@ class PartialLikelihood:
             times: where the curves are wanted, (T,), in the unit of the times.
 
         Raises:
-            InputError: data as they cannot be observed, times that are not a vector.
+            InputError: data as they cannot be observed, times that are negative, or not a vector.
         """
         x_data, time, event = data
-        _check(time, event, x_data)
-        check_rank("times", times, 1, "(T,)")
+        check_observed(time, event, x_data)
+        _require_events(event)
+        check_curve_times(times)
 
         def survival(x: Tensor) -> Tensor:
             log_ratio = self(torch.cat([x_data, x]))  # one pass, since a pass is one draw of the weights
             known, asked = log_ratio[: len(x_data)], log_ratio[len(x_data) :]
-            hazard = breslow_cumulative_hazard(known, time, event, times)
-            return (-hazard * asked.exp()[:, None]).exp()
+            level = known.max()  # taken off both, so that neither overflows
+            hazard = breslow_cumulative_hazard(known - level, time, event, times)
+            return (-hazard * (asked - level).exp()[:, None]).exp()
 
         return survival
 
@@ -117,9 +118,7 @@ class _SharedWeights(Messenger):
             )  # fmt: skip
 
 
-def _check(time: Tensor, event: Tensor, rows: Tensor) -> None:
-    check_times(time, rows)
-    check_events(event, rows)
+def _require_events(event: Tensor) -> None:
     if can_look(event) and not bool((event != 0).any()):
         raise InputError(
             "events in a batch", expected="at least one", got=f"none among {len(event)} subjects",

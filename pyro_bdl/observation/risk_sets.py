@@ -1,6 +1,6 @@
 """Cox's partial likelihood and Breslow's baseline: sums over those still at risk.
 
-Pure functions of log hazard ratios eta (..., N), times and events (N,). The risk set of subject i is
+Pure functions of log hazard ratios eta (N,), times and events (N,). The risk set of subject i is
 R_i = {k: t_k >= t_i}. All take O(N log N).
 """
 

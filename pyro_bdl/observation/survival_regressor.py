@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from pyro_bdl.data_plate import observation_plate
 from pyro_bdl.distributions import PiecewiseExponential, RightCensored
 from pyro_bdl.errors import InputError
-from pyro_bdl.observation.checks import check_events, check_rank, check_times
+from pyro_bdl.observation.checks import check_curve_times, check_observed, check_rank
 from pyro_bdl.observation.intervals import Intervals
 from pyro_bdl.parameters import own_parameter
 
@@ -69,9 +69,12 @@ class SurvivalRegressor:
     ) -> None:
         count = len(intervals.rates)
         if baseline is None:
-            baseline = dist.Normal(intervals.rates.new_zeros(count), 1.0).to_event(1)
+            baseline = dist.Normal(intervals.rates.new_zeros(count), 1.0)
         if not (baseline == "learned" or _is_of(count, baseline)):
-            raise InputError("baseline", expected=f'"learned" or a distribution of {count} numbers', got=repr(baseline))
+            expected = f'"learned" or a distribution of {count} real numbers'
+            raise InputError("baseline", expected=expected, got=repr(baseline))
+        if isinstance(baseline, Distribution) and baseline.batch_shape:
+            baseline = dist.Independent(baseline, 1)
         self.network, self.intervals, self.baseline = network, intervals, baseline
         self.size, self.plate, self.site = size, plate, site
         self._learned: nn.Parameter | None = None
@@ -79,11 +82,7 @@ class SurvivalRegressor:
     def __call__(self, x: Tensor, time: Tensor | None = None, event: Tensor | None = None) -> Tensor:
         """The times: those observed, or a draw of times of events."""
         law = self._law(x)
-        if (time is None) != (event is None):
-            raise InputError("times and events", expected="both or neither", got="one of them")
-        if time is not None and event is not None:
-            check_times(time, law.log_hazard)
-            check_events(event, law.log_hazard)
+        check_observed(time, event, law.log_hazard)
         with observation_plate(self.plate, len(x), self.size):
             return pyro.sample(self.site, RightCensored(law, event), obs=time)
 
@@ -95,9 +94,7 @@ class SurvivalRegressor:
         Raises:
             InputError: times that are negative, or not a vector.
         """
-        check_rank("times", times, 1, "(T,)")
-        if not bool((times >= 0).all()):
-            raise InputError("times", expected="numbers from 0 upwards", got=f"{float(times.min())}")
+        check_curve_times(times)
 
         def survival(x: Tensor) -> Tensor:
             law = self._law(x)
@@ -128,4 +125,5 @@ def _is_of(count: int, baseline: Any) -> bool:
     """Whether it is a distribution of that many real numbers at once."""
     if not isinstance(baseline, Distribution):
         return False
-    return tuple(baseline.batch_shape + baseline.event_shape) == (count,)
+    discrete = bool(getattr(baseline.support, "is_discrete", False))
+    return tuple(baseline.batch_shape + baseline.event_shape) == (count,) and not discrete

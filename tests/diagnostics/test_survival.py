@@ -69,7 +69,7 @@ def test_a_censored_subject_is_spread_below_its_own_probability() -> None:
 
 
 @given(
-    survival=st.lists(st.floats(0, 1), min_size=1, max_size=20), censored=st.integers(0, 2**20), bins=st.integers(1, 12)
+    survival=st.lists(st.floats(0, 1), min_size=1, max_size=20), censored=st.integers(0, 2**20), bins=st.integers(2, 12)
 )
 def test_edges(survival: list[float], censored: int, bins: int) -> None:
     event = np.array([censored >> k & 1 for k in range(len(survival))])
@@ -89,6 +89,9 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "one event": (lambda: kaplan_meier([1.0, 1.0], [1], 1.0), "event: expected shape"),
     "a probability of 2": (lambda: d_calibration([2.0], [1]), "probabilities in"),
     "more groups than subjects": (lambda: survival_reliability([0.5], [1.0], [1], 1.0, groups=2), "from 1 to 1"),
+    "no time": (lambda: kaplan_meier([1.0], [1], np.nan), "finite time from 0 upwards, got nan"),
+    "a time before the first": (lambda: survival_reliability([0.5], [1.0], [1], -1.0, groups=1), "got -1.0"),
+    "one bin": (lambda: d_calibration([0.5], [1], bins=1), "at least 2, got 1"),
     "a level of 1": (lambda: kaplan_meier([1.0], [1], 1.0, level=1.0), "between 0 and 1"),
 }
 

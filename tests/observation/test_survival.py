@@ -173,6 +173,21 @@ def test_curves_with_breslows_baseline() -> None:
     torch.testing.assert_close(curves, expected.expand(2, 8))
 
 
+@pytest.mark.parametrize("level", [-200.0, 200.0])
+def test_a_level_of_the_log_hazards_drops_out(level: float) -> None:
+    curves = [
+        bdl.PartialLikelihood(lambda x, shift=shift: x[:, 0] + shift).curves(DATA, TIME)(X) for shift in (0.0, level)
+    ]
+    torch.testing.assert_close(curves[1], curves[0])
+
+
+def test_independent_numbers_may_be_the_baseline() -> None:
+    """They are of one subject group, not of a batch."""
+    model = survival(baseline=dist.Normal(torch.zeros(3).double(), 1.0))
+    site = pyro.poutine.trace(model).get_trace(*DATA).nodes["time.log_baseline"]
+    assert site["fn"].event_shape == (3,)
+
+
 def test_draws_for_each_data_point_are_refused() -> None:
     model = bdl.PartialLikelihood(linear())
     for estimator in ("local", "flipout"):
@@ -230,6 +245,10 @@ def cox(time: Tensor = TIME, event: Tensor = EVENT) -> Any:
     return bdl.PartialLikelihood(weights)(X, time, event)
 
 
+def cox_curves(times: Tensor) -> Any:
+    return bdl.PartialLikelihood(weights).curves(DATA, times)
+
+
 def full(time: Tensor = TIME, event: Tensor = EVENT, **options: Any) -> Any:
     return survival(**options)(X, time, event)
 
@@ -253,8 +272,9 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "times alone": (lambda: bdl.PartialLikelihood(weights)(X, TIME), "both or neither"),
     "two outputs": (lambda: bdl.PartialLikelihood(linear(2))(*DATA), "output: expected shape"),
     "two for three": (lambda: bdl.SurvivalRegressor(linear(2), INTERVALS)(*DATA), "expected 1 or 3 columns, got 2"),
-    "a baseline of two": (lambda: survival(baseline=dist.Normal(torch.zeros(2), 1.0).to_event(1)), "of 3 numbers"),
+    "a baseline of two": (lambda: survival(baseline=dist.Normal(torch.zeros(2), 1.0).to_event(1)), "of 3 real numbers"),
     "an unknown baseline": (lambda: survival(baseline="flat"), "got 'flat'"),
+    "a baseline of counts": (lambda: survival(baseline=dist.Poisson(torch.ones(3)).to_event(1)), "3 real numbers"),
     "unknown ties": (lambda: bdl.PartialLikelihood(weights, ties="exact"), '"efron" or "breslow"'),  # type: ignore[arg-type]
     "no events at all": (lambda: bdl.Intervals.of_events(TIME, EVENT & False), "number of events: .* got 0 among 8"),
     "more intervals than events": (lambda: bdl.Intervals.of_events(TIME, EVENT, count=7), "in each of 7 intervals"),
@@ -263,6 +283,8 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: bdl.Intervals.at(torch.tensor([99.0]).double(), TIME, EVENT),
         "cuts: expected times",
     ),
+    "curves at no time": (lambda: cox_curves(torch.tensor([math.nan])), "times: expected numbers from 0 .* got nan"),
+    "a number of curves": (lambda: cox_curves(torch.tensor(1.0)), r"times: expected shape \(T,\)"),
     "curves before 0": (lambda: survival().curves(torch.tensor([-1.0])), "times: expected numbers from 0"),
 }
 
