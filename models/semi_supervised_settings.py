@@ -67,7 +67,8 @@ class Options:
     labelled_batch_size: int = 100
     """labelled images beside them"""
     checkpoint: Path | None = None
-    """the beginning of files from which the same command goes on where it was stopped"""
+    """the beginning of files, one for each model, data set, seed and weight of classification, from which the same
+    command goes on where it was stopped"""
     progress: Annotated[bool, tyro.conf.FlagConversionOff] = True
     """show progress bars"""
     m1: Changes = Changes()

@@ -80,7 +80,7 @@ def fit(problem: Problem, how: Fit, program: Any, data: Any, name: str) -> Any:
     """Fit a pair of model and guide."""
     options = problem.options
     file = options.checkpoint
-    checkpoint = None if file is None else file.with_name(f"{file.name}.{name}")
+    checkpoint = None if file is None else file.with_name(f"{file.name}.{options.data}-{options.seed}-{name}")
     return bdl.fit_svi(
         program.model, program.guide, data, epochs=how.epochs, estimator="plain",
         optimizer=lambda parameters: torch.optim.Adam(parameters, lr=how.learning_rate, fused=True),
@@ -125,7 +125,7 @@ def fit_m2(problem: Problem, vae: bdl.SemiSupervisedVAE, x: Tensor, x_labelled: 
         x, x_labelled, problem.y, batch_size=how.batch_size, labelled_batch_size=options.labelled_batch_size,
         draw=draw, images=(problem.x, problem.x_labelled) if convolutional else None, show=distorted,
     )  # fmt: skip
-    return fit(problem, how, pair, data, f"{options.variant}-{options.classifier}-{options.labels}")
+    return fit(problem, how, pair, data, f"{options.variant}-{options.classifier}-{options.labels}-{options.alpha}")
 
 
 def run_m1(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
@@ -138,7 +138,6 @@ def run_m1(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
 
 def run_m2(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
     """Classes by the classifier of m2."""
-    torch.manual_seed(problem.options.seed)
     vae = build_m2(problem, math.prod(problem.x.shape[1:]), bdl.latent.Bernoulli())
     history = fit_m2(problem, vae, problem.x, problem.x_labelled, torch.bernoulli)
     return vae.classify(problem.x_held), {"m2": vae, "losses": history.losses, "seconds": history.seconds}
@@ -146,7 +145,6 @@ def run_m2(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
 
 def run_m1_m2(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
     """Classes by the classifier of m2 of m1's latent variables; if it is one of these, averaged over draws of them."""
-    torch.manual_seed(problem.options.seed)
     m1, first = fit_m1(problem)
     m2 = build_m2(problem, problem.m1.latent_size, bdl.latent.Gaussian())
     history = fit_m2(problem, m2, posterior(m1, problem.x), posterior(m1, problem.x_labelled), drawn)
@@ -179,6 +177,7 @@ def run(options: Options) -> list[dict[str, Any]]:
     options.out.mkdir(parents=True, exist_ok=True)
     problem = Problem.load(options)
     begin = time.perf_counter()
+    torch.manual_seed(options.seed)
     told, found = VARIANTS[options.variant](problem)
     method = options.variant if options.classifier == "dense" else f"{options.variant}, {options.classifier}"
     row = {

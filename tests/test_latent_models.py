@@ -106,6 +106,23 @@ def test_semi_supervised_command(variant: Any, classifier: Any, tmp_path: Path) 
     assert ("analogies.png" in figures) == (variant != "m1")
 
 
+def test_another_semi_supervised_fit_does_not_go_on_with_this_one(tmp_path: Path) -> None:
+    """One of another seed, weight of classification or labels, though the files begin with the same name."""
+    first = Options(m2=Changes(epochs=1, hidden=(8,), latent_size=2), checkpoint=tmp_path / "fit", progress=False)
+
+    def fit(options: Options) -> list[float]:
+        problem = semi_supervised_vae.Problem.load(options)
+        return semi_supervised_vae.run_m2(problem)[1]["losses"]
+
+    others = [replace(first, seed=1), replace(first, alpha=9.0), replace(first, labels=50)]
+    with torch.random.fork_rng():
+        losses = []
+        for options in (first, *others):
+            torch.manual_seed(0)
+            losses.append(fit(options))
+    assert len({loss[0] for loss in losses}) == 4
+
+
 def test_dynamic_binarisation() -> None:
     """Each epoch has all images once, each pixel white as often as it is bright."""
     grey = torch.linspace(0, 1, 11).repeat(1000, 1)

@@ -14,6 +14,7 @@ from pyro_bdl.minibatches import Minibatches
 from pyro_bdl.state_file import read_state, write_state
 
 FORMAT = "pyro_bdl fit 1"
+BOUND_SETTINGS = ("num_particles", "num_samples", "kl_weight", "free_bits", "alpha", "gradient")
 
 
 class Checkpoint:
@@ -27,6 +28,8 @@ class Checkpoint:
         batches: their place is saved.
         shrinking: of a fit whose network shrinks; what was cut is saved.
         budget: of a fit whose KL it drives; its multipliers are saved.
+        seed: of the fit, if it has one.
+        elbo: the bound, if it is not the usual one.
     """
 
     def __init__(
@@ -38,6 +41,9 @@ class Checkpoint:
         batches: Minibatches,
         shrinking: Shrinking | None = None,
         budget: KLBudget | None = None,
+        *,
+        seed: int | None = None,
+        elbo: Any = None,
     ) -> None:
         self.path, self.optimizer, self.batches, self.shrinking = Path(path), optimizer, batches, shrinking
         self.budget = budget
@@ -46,6 +52,8 @@ class Checkpoint:
         self.layout += [f"{batches.size} data points", f"batches of {batches.batch_size}", type(optimizer).__name__]
         self.layout += [str(shrinking.options)] if shrinking is not None else []
         self.layout += [f"a budget of {len(budget.multipliers)} blocks"] if budget is not None else []
+        self.layout += ["no seed" if seed is None else f"seed {seed}"]
+        self.layout += [_bound(elbo)] if elbo is not None else []
 
     @property
     def parameters(self) -> Sequence[Tensor]:
@@ -77,7 +85,12 @@ class Checkpoint:
         write_state(self.path, tensors, facts)
 
     def restore(self) -> tuple[list[float], list[float], float]:
-        """The state of the file, if there is one: losses, KLs and seconds so far."""
+        """The state of the file, if there is one: losses, KLs and seconds so far.
+
+        Raises:
+            CorruptFileError: the file is damaged.
+            InputError: it is that of another fit: other parameters, data, optimizer, seed or bound.
+        """
         if not self.path.exists():
             return [], [], 0.0
         tensors, facts = read(self.path)
@@ -109,6 +122,13 @@ class Checkpoint:
         if "random.cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["random.cuda"])
         return facts["losses"], facts["kls"], facts["seconds"]
+
+
+def _bound(elbo: Any) -> str:
+    """A bound and its settings, but not what it finds out by itself, such as how deep plates are."""
+    settings = {name: getattr(elbo, name, None) for name in BOUND_SETTINGS}
+    known = [f"{name} {value}" for name, value in settings.items() if isinstance(value, (int, float, str))]
+    return ", ".join([type(elbo).__name__, *known])
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

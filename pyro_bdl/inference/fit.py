@@ -196,7 +196,9 @@ def fit_svi(
             if small is not None:
                 stack.callback(small.close)
             saved = (
-                Checkpoint(checkpoint, guide, whole, torch_optimizer, batches, small, budget) if checkpoint else None
+                Checkpoint(checkpoint, guide, whole, torch_optimizer, batches, small, budget, seed=seed, elbo=elbo)
+                if checkpoint
+                else None
             )
             if saved is not None:
                 fit.losses, fit.kls, fit.seconds = saved.restore()

@@ -1,5 +1,6 @@
 """Checkpoints: a resumed fit ends bit for bit like the uninterrupted one; damage is refused; nothing is pickled."""
 
+import copy
 import errno
 import os
 import random
@@ -11,9 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
+from torch import nn
 
+import pyro_bdl as bdl
 from pyro_bdl.errors import CorruptFileError, InputError
 from pyro_bdl.inference.checkpoint import read
+from pyro_bdl.state_file import write_state
 from tests.inference import checkpointed
 from tests.inference.checkpointed import run
 from tests.inference.killing import ends_as_if_never_killed
@@ -96,6 +101,9 @@ def test_a_damaged_checkpoint_ends_a_fit_before_it_begins(saved: bytes, tmp_path
 OTHER_FITS: dict[str, dict[str, Any]] = {
     "batch size": {"batch_size": 20},
     "optimizer": {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1)},
+    "seed": {"seed": 4},
+    "no seed": {"seed": None},
+    "bound": {"elbo": bdl.MeanFieldELBO(), "estimator": "plain"},
 }
 
 
@@ -105,6 +113,41 @@ def test_a_checkpoint_of_another_fit_is_refused(case: str, saved: bytes, tmp_pat
     path.write_bytes(saved)
     with pytest.raises(InputError, match="Name another file"):
         run(path, 3, **OTHER_FITS[case])
+
+
+OTHER_BOUNDS = {
+    "draws": bdl.objective("iwae", num_samples=3),
+    "gradient": bdl.objective("dreg", num_samples=2),
+    "beta": bdl.MeanFieldELBO(2, kl_weight=0.5),
+    "free bits": bdl.MeanFieldELBO(2, free_bits=0.1),
+    "Pyro's": Trace_ELBO(2),
+}
+
+
+@pytest.mark.parametrize("first", [bdl.objective("iwae", num_samples=2), bdl.MeanFieldELBO(2)])
+@pytest.mark.parametrize("case", OTHER_BOUNDS)
+def test_a_checkpoint_of_another_bound_is_refused(case: str, first: Any, tmp_path: Path) -> None:
+    def fit(elbo: Any, epochs: int) -> bdl.Fit:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            vae = bdl.VariationalAutoencoder(nn.Linear(3, 2), nn.Linear(1, 3), 1)
+        data, path = (torch.arange(60.0).reshape(20, 3) % 2,), tmp_path / "fit"
+        return bdl.fit_svi(vae.model, vae.guide, data, epochs=epochs, elbo=elbo, checkpoint=path, progress=False)
+
+    fit(first, 1)
+    with pytest.raises(InputError, match="Name another file"):
+        fit(OTHER_BOUNDS[case], 2)
+    assert len(fit(copy.deepcopy(first), 2).losses) == 2
+
+
+def test_a_checkpoint_that_tells_no_seed_is_refused(saved: bytes, tmp_path: Path) -> None:
+    """As they were once written."""
+    path = tmp_path / "fit"
+    path.write_bytes(saved)
+    tensors, facts = read(path)
+    write_state(path, tensors, facts | {"layout": facts["layout"][:-1]})
+    with pytest.raises(InputError, match=r"expected .*seed 3.*Name another file"):
+        run(path, 3)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EIO])
