@@ -22,7 +22,7 @@ from models.labelled import BesideLabelled, balanced
 from models.latent_networks import begin_at, convolutional_encoder, dense, summed
 from models.published import SEMI_SUPERVISED
 from models.recipes import with_given
-from models.schedules import falling
+from models.schedules import falling, warmup_epochs
 from models.semi_supervised_settings import M1, M2, Fit, Options
 from models.tables import report
 from pyro_bdl.errors import InputError
@@ -84,8 +84,8 @@ def fit(problem: Problem, how: Fit, program: Any, data: Any, name: str) -> Any:
     return bdl.fit_svi(
         program.model, program.guide, data, epochs=how.epochs, estimator="plain",
         optimizer=lambda parameters: torch.optim.Adam(parameters, lr=how.learning_rate, fused=True),
-        schedule=falling, kl_warmup=how.kl_warmup * how.epochs, checkpoint=checkpoint, seed=options.seed,
-        progress=options.progress,
+        schedule=falling, kl_warmup=warmup_epochs(how.kl_warmup, how.epochs), checkpoint=checkpoint,
+        seed=options.seed, progress=options.progress,
     )  # fmt: skip
 
 

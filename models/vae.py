@@ -20,7 +20,7 @@ import pyro_bdl as bdl
 from models import latent_figures as figures
 from models.binarization import DynamicallyBinarized, binarized
 from models.latent_networks import begin_at, convolutional_decoder, convolutional_encoder, dense
-from models.schedules import falling
+from models.schedules import falling, warmup_epochs
 from models.tables import report
 from pyro_bdl.errors import InputError
 
@@ -59,7 +59,7 @@ class Options:
     free_bits: float = 0.0
     """nats that each latent number has free (elbo only)"""
     kl_warmup: float = 0.0
-    """epochs over which the KL comes in (elbo only)"""
+    """the share of the epochs over which the KL comes in (elbo only)"""
     epochs: int | None = None
     """default by data set"""
     learning_rate: float = 1e-3
@@ -110,26 +110,25 @@ def fit(options: Options, x: Tensor) -> tuple[bdl.VariationalAutoencoder, Any]:
     """The fitted autoencoder, and how it got there.
 
     Raises:
-        InputError: it shall begin with weights of other networks.
+        InputError: it shall begin with weights of other networks, or options do not go together.
     """
     torch.manual_seed(options.seed)
     vae = build(options, x)
     if options.start is not None:
         begin_with(vae, options.start)
-    own = options.objective == "elbo"
     bound = bdl.objective(
-        options.objective, num_samples=options.samples,
-        **({"beta": options.beta, "free_bits": options.free_bits} if own else {}),
-    )  # fmt: skip
+        options.objective, num_samples=options.samples, beta=options.beta, free_bits=options.free_bits
+    )
+    epochs = EPOCHS[options.data] if options.epochs is None else options.epochs
     fixed = options.data == "binarized_mnist"
     history = bdl.fit_svi(
         vae.model, vae.guide,
         (x,) if fixed else DynamicallyBinarized(x, batch_size=options.batch_size),
         batch_size=options.batch_size if fixed else None,
-        epochs=options.epochs or EPOCHS[options.data],
+        epochs=epochs,
         optimizer=lambda parameters: torch.optim.Adam(parameters, lr=options.learning_rate, fused=True),
-        schedule=falling, elbo=bound, kl_warmup=options.kl_warmup, checkpoint=options.checkpoint,
-        seed=options.seed, progress=options.progress,
+        schedule=falling, elbo=bound, kl_warmup=warmup_epochs(options.kl_warmup, epochs),
+        checkpoint=options.checkpoint, seed=options.seed, progress=options.progress,
     )  # fmt: skip
     return vae, history
 
@@ -141,10 +140,14 @@ def begin_with(vae: bdl.VariationalAutoencoder, file: Path) -> None:
         InputError: no file of weights, or those of other networks.
     """
     try:
-        weights = {name: value for name, value in load_file(file).items() if not name.startswith("baseline.")}
-        baseline = {name: value for name, value in vae.state_dict().items() if name.startswith("baseline.")}
+        held = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError("start", expected="a safetensors file of weights", got=f"{file}: {error}") from error
+    weights = {name: value for name, value in held.items() if not name.startswith("baseline.")}
+    baseline = {name: value for name, value in vae.state_dict().items() if name.startswith("baseline.")}
+    try:
         vae.load_state_dict(weights | baseline)
-    except (RuntimeError, SafetensorError) as error:
+    except RuntimeError as error:
         raise InputError(
             "start", expected="weights of networks of these sizes", got=str(file),
             remedy="Give the sizes with which they were fitted",

@@ -31,7 +31,7 @@ VAES: dict[str, dict[str, Any]] = {
     "two layers": {"layers": 2, "latent_size": 10},
     "convolutional": {"network": "convolutional", "latent_size": 8},
     "Bayesian decoder": {"decoder_prior": "group-normal-jeffreys", "latent_size": 8},
-    "free bits": {"beta": 0.5, "free_bits": 0.1, "kl_warmup": 2.0},
+    "free bits": {"beta": 0.5, "free_bits": 0.1, "kl_warmup": 0.5},
 }
 
 
@@ -81,13 +81,29 @@ def test_vae_begins_with_the_weights_of_an_earlier_fit(tmp_path: Path) -> None:
     first, history = vae.fit(earlier, x)
     later = replace(earlier, start=tmp_path / "vae.safetensors", objective="iwae", samples=2, epochs=1)
     assert vae.fit(later, x)[1].losses[0] < history.losses[1]
-    other = replace(later, latent_size=7)
+    with pytest.raises(InputError, match=r"start: expected weights of networks of these sizes.*\.safetensors"):
+        vae.fit(replace(later, latent_size=7), x)
     (tmp_path / "none.safetensors").write_text("none")
-    for bad in (other, replace(later, start=tmp_path / "none.safetensors")):
-        with pytest.raises(InputError, match=r"start: expected weights of networks of these sizes.*\.safetensors"):
-            vae.fit(bad, x)
+    for bad in (tmp_path / "none.safetensors", tmp_path / "missing.safetensors", tmp_path):
+        with pytest.raises(InputError, match=f"start: expected a safetensors file of weights, got {bad}"):
+            vae.fit(replace(later, start=bad), x)
     assert vae.fit(replace(later, objective="score-function", samples=1), x)[0].baseline is not None
     assert {*load_file(tmp_path / "vae.safetensors")} == {*first.state_dict()}
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "beta of another bound": ({"objective": "iwae", "beta": 4.0}, "beta and free bits with iwae"),
+    "free bits of another bound": ({"objective": "dreg", "free_bits": 3.0}, "beta and free bits with dreg"),
+    "no epochs": ({"epochs": 0}, "epochs: expected at least 1, got 0"),
+    "a warm-up in epochs": ({"kl_warmup": 30.0}, "kl_warmup: expected a share of the epochs"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_no_option_of_an_autoencoder_is_ignored(case: str) -> None:
+    options, message = REFUSED[case]
+    with pytest.raises(InputError, match=message):
+        vae.fit(vae.Options(**SHORT | options), torch.zeros(10, 1, 8, 8))
 
 
 @pytest.mark.parametrize(
