@@ -49,3 +49,18 @@ def _refuse_two(name: str, parameter: nn.Parameter) -> None:
                 f"the parameter {name}", expected="one of that name in a program", got="a second one",
                 remedy="Give each network a name of its own (name=), and put guides into an AutoGuideList",
             )  # fmt: skip
+
+
+def picklable_state(module: nn.Module) -> dict[str, Any]:
+    """What a module's `__getstate__` returns whose parameters have been in Pyro's store.
+
+    The store leaves a weak reference on each, which no pickle takes, and leaves it anew when it is asked again.
+
+    >>> layer = nn.Linear(2, 1)
+    >>> _ = own_parameter("doctest.weight", layer.weight)
+    >>> list(vars(layer.weight)), "training" in picklable_state(layer), vars(layer.weight)
+    (['unconstrained'], True, {})
+    """
+    for parameter in module.parameters():
+        vars(parameter).pop("unconstrained", None)
+    return vars(module)

@@ -33,8 +33,8 @@ class RandomWeights(nn.Module):
 
     def __init__(self, *networks: nn.Module) -> None:
         super().__init__()
-        self._modules_of = lambda: bayesian_modules(*networks)  # a function, so that they are no submodules of this
-        self.guide = AutoMeanField(self._sample) if any(self._modules_of()) else None
+        self._random = tuple(bayesian_modules(*networks))  # a tuple, so that they are no submodules of this
+        self.guide = AutoMeanField(self._sample) if self._random else None
 
     def forward(self) -> None:
         """Sample them, in a guide."""
@@ -49,5 +49,5 @@ class RandomWeights(nn.Module):
             return run()
 
     def _sample(self) -> None:
-        for module in self._modules_of():
+        for module in self._random:
             module.sample()

@@ -1,6 +1,6 @@
 """Semi-supervised learning with deep generative models: a class and a style behind each observation."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -21,6 +21,7 @@ from pyro_bdl.latent.networks import (
     standard_normal,
 )
 from pyro_bdl.latent.random_weights import RandomWeights, bayesian_modules
+from pyro_bdl.parameters import picklable_state
 
 
 class Code(NamedTuple):
@@ -187,6 +188,9 @@ class SemiSupervisedVAE(nn.Module):
             law = dist.Categorical(logits=self.logits(x if shown is None else shown))
             y = pyro.sample(f"{prefix}y", law, infer={"enumerate": "parallel"})
         pyro.sample(f"{prefix}z", normal_of(self._encoded(x, y), self.latent_size, "the encoder"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return picklable_state(self)
 
     def _plate(self, x: Tensor, y: Tensor | None, shown: Tensor | None) -> pyro.plate:
         if y is not None:

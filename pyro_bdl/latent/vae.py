@@ -22,6 +22,7 @@ from pyro_bdl.latent.networks import (
     standard_normal,
 )
 from pyro_bdl.latent.random_weights import RandomWeights, bayesian_modules
+from pyro_bdl.parameters import picklable_state
 
 Gradient = Literal["reparameterised", "score-function"]
 
@@ -144,6 +145,9 @@ class VariationalAutoencoder(nn.Module):
         """The means of `rows` new observations: z from the prior; random weights are one draw of their posterior."""
         plate = data_plate(rows, self.size)
         return self.likelihood.mean(*self.weights.drawn(lambda: self._decoded(plate, *context)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return picklable_state(self)
 
     def _decoded(self, plate: pyro.plate, *context: Tensor) -> tuple[Tensor, int]:
         """Draw the latent variables from the top down: what the decoder puts out at the bottom, and its batch rank.
