@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from pyro import poutine
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_bdl.bayesian_module import BayesianModule
 from pyro_bdl.guides import AutoMeanField
@@ -21,6 +21,9 @@ def bayesian_modules(*networks: nn.Module) -> Iterator[BayesianModule]:
 class RandomWeights(nn.Module):
     """The posterior of all weights that are random in some networks; nothing where none are.
 
+    `compress(module, weights.guide, example_input=z)` takes a `BayesianModule` of them with this posterior. Of several
+    whose inputs differ it wants to know which one: `local_reparameterization(weights.guide, model=module)`.
+
     Args:
         networks: with `BayesianModule`s among them or within them.
 
@@ -29,6 +32,11 @@ class RandomWeights(nn.Module):
     ['bias', 'weight']
     >>> RandomWeights(nn.Linear(2, 1)).guide is None
     True
+    >>> import torch, pyro_bdl as bdl
+    >>> decoder = BayesianModule(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 4)))
+    >>> weights, z = RandomWeights(decoder), torch.zeros(1, 2)
+    >>> bdl.compress(decoder, weights.guide, example_input=z).module(z).shape
+    torch.Size([1, 4])
     """
 
     def __init__(self, *networks: nn.Module) -> None:
@@ -48,6 +56,10 @@ class RandomWeights(nn.Module):
         with poutine.replay(trace=poutine.trace(self.guide).get_trace()):
             return run()
 
-    def _sample(self) -> None:
+    def _sample(self, *inputs: Tensor) -> None:
+        """Sample all weights; with inputs, by running each network on them."""
         for module in self._random:
-            module.sample()
+            if inputs:
+                module(*inputs)
+            else:
+                module.sample()

@@ -43,7 +43,8 @@ class VariationalAutoencoder(nn.Module):
     *Conditional*: what comes after x in a call goes to every encoder and decoder as further arguments, for
     :math:`p(x \mid c)` (Sohn, Lee & Yan 2015). *Bayesian decoders*: of a decoder that is, or contains, a
     `BayesianModule` the model draws the weights, and the guide has an `AutoMeanField` of them, `weights.guide`; under a
-    node prior the units and latent numbers that are not needed are switched off.
+    node prior the units and latent numbers that are not needed are switched off, and
+    `compress(vae.decoder[0], vae.weights.guide, example_input=z)` cuts them out.
 
     Args:
         encoder: takes x (B, \*shape) and gives (B, 2 D), means and log-variances; a list of L for L layers.
