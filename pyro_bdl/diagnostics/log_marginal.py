@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pyro_bdl.data_checks import check_finite
 from pyro_bdl.diagnostics.container import pareto_k
 from pyro_bdl.errors import InputError, NumericalError
+from pyro_bdl.minibatches import Batch
 from pyro_bdl.particles import log_mean_exp, traces, weighed
 
 
@@ -66,7 +68,7 @@ def log_marginal(
         progress: show a bar.
 
     Raises:
-        InputError: no data, numbers out of range, sites that do not fit.
+        InputError: no data, or not finite ones, numbers out of range, sites that do not fit.
         UnsupportedModelError: no latent variables of single data points, or more than one plate.
         NumericalError: weights that are NaN, or all zero, for a data point.
 
@@ -86,6 +88,7 @@ def log_marginal(
     if any(len(tensor) != len(data[0]) for tensor in data):
         got = ", ".join(str(len(tensor)) for tensor in data)
         raise InputError("data", expected="tensors with as many rows", got=got)
+    check_finite(Batch(data))
     if num_samples < 1 or rows_at_once < 1:
         got = f"{num_samples} and {rows_at_once}"
         raise InputError("num_samples and rows_at_once", expected="at least 1", got=got)

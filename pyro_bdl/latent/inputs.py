@@ -11,6 +11,9 @@ from pyro_bdl.errors import InputError
 class Concatenated(nn.Module):
     r"""A network of all its inputs in a row: :math:`f([v_1, v_2, \dots])`, each flattened.
 
+    Raises:
+        InputError: in a call, an input of one number for each data point that is not (B, 1).
+
     >>> Concatenated(nn.Linear(6 + 3, 4))(torch.zeros(5, 2, 3), torch.zeros(5, 3)).shape
     torch.Size([5, 4])
     """
@@ -21,6 +24,9 @@ class Concatenated(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The network's output, for inputs (B, \\*any)."""
+        for value in inputs:
+            if value.dim() < 2:
+                raise InputError("an input", expected="rows of numbers", got=f"shape {tuple(value.shape)}")
         return self.network(torch.cat([value.flatten(1) for value in inputs], 1))
 
 

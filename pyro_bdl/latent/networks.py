@@ -12,10 +12,11 @@ from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_bdl.data_checks import ObservationCheck
+from pyro_bdl.data_checks import ObservationCheck, check_finite
 from pyro_bdl.data_plate import observation_plate
 from pyro_bdl.errors import InputError
 from pyro_bdl.latent.random_weights import bayesian_modules
+from pyro_bdl.minibatches import Batch
 from pyro_bdl.parameters import own_parameter
 
 
@@ -46,7 +47,8 @@ def run(network: nn.Module, *inputs: Tensor, ranks: Sequence[int]) -> Tensor:
     torch.Size([4, 5, 3])
     """
     if getattr(network, "broadcasts", False):
-        return network(*(value.flatten(value.dim() - rank) for value, rank in zip(inputs, ranks, strict=True)))
+        rows = (value.flatten(-rank) if rank else value for value, rank in zip(inputs, ranks, strict=True))
+        return network(*rows)
     leading = [value.shape[: value.dim() - rank] for value, rank in zip(inputs, ranks, strict=True)]
     if all(len(shape) == 1 for shape in leading):
         return network(*inputs)
@@ -116,6 +118,16 @@ def data_plate(rows: int, size: int | None) -> Any:
     return observation_plate("data", rows, size)
 
 
+def check_numbers(*data: Tensor | None) -> None:
+    """Under Pyro's validation, refuse NaN and infinity, for which the encoder, who sees them first, would be blamed.
+
+    Raises:
+        InputError: there is one.
+    """
+    if Distribution._validate_args:
+        check_finite(Batch(tuple(tensor for tensor in data if tensor is not None)))
+
+
 def check_shown(what: str, shown: Tensor | None, rows: int) -> None:
     """Refuse what a classifier is shown unless it has a row for each data point.
 
@@ -126,15 +138,15 @@ def check_shown(what: str, shown: Tensor | None, rows: int) -> None:
         raise InputError(what, expected=f"a row for each of {rows} data points", got=f"{len(shown)}")
 
 
-def check_labels(y: Tensor, rows: int, classes: int) -> None:
-    """Refuse labels that are not an integer in [0, classes) for each row.
+def check_labels(y: Tensor, classes: int, rows: int | None = None) -> None:
+    """Refuse labels that are not integers in [0, classes), or not one for each row where `rows` says how many.
 
     Raises:
         InputError: others.
     """
-    if y.shape != (rows,):
+    if rows is not None and y.shape != (rows,):
         raise InputError("labels", expected=f"one for each of the {rows} rows", got=f"shape {tuple(y.shape)}")
-    if y.is_floating_point() or y.is_complex():
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise InputError("labels", expected=f"integers in [0, {classes})", got=str(y.dtype))
     outside = (y < 0) | (y >= classes)
     if bool(outside.any()):

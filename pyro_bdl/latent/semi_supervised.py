@@ -12,6 +12,7 @@ from pyro_bdl.errors import InputError
 from pyro_bdl.latent.likelihoods import Bernoulli, Likelihood
 from pyro_bdl.latent.networks import (
     check_labels,
+    check_numbers,
     check_shown,
     data_plate,
     normal_of,
@@ -74,9 +75,9 @@ class SemiSupervisedVAE(nn.Module):
         name: put before the names of the parameters in Pyro's store.
 
     Raises:
-        InputError: fewer than two classes, probabilities of another number, Bayesian networks; in a call, networks
-            whose outputs have another size than told, labels outside [0, C), observations outside the support, other
-            data points shown than observed.
+        InputError: sizes or probabilities out of range or of another number, Bayesian networks; in a call, networks
+            whose outputs have another size than told, labels outside [0, C), observations outside the support,
+            numbers that are not finite, other data points shown than observed.
 
     >>> from pyro_bdl.latent import Concatenated
     >>> encoder, decoder = Concatenated(nn.Linear(6 + 3, 4)), Concatenated(nn.Linear(2 + 3, 6))
@@ -104,10 +105,11 @@ class SemiSupervisedVAE(nn.Module):
         name: str = "vae",
     ) -> None:
         super().__init__()
-        if classes < 2 or latent_size < 1:
-            raise InputError("classes and latent_size", expected="at least 2 and 1", got=f"{classes} and {latent_size}")
+        if not isinstance(classes, int) or not isinstance(latent_size, int) or classes < 2 or latent_size < 1:
+            got = f"{classes} and {latent_size}"
+            raise InputError("classes and latent_size", expected="integers, at least 2 and 1", got=got)
         probabilities = torch.full((classes,), 1.0 / classes) if class_probabilities is None else class_probabilities
-        if probabilities.shape != (classes,) or not bool((probabilities > 0).all()):
+        if probabilities.shape != (classes,) or not bool(((probabilities > 0) & probabilities.isfinite()).all()):
             raise InputError("class_probabilities", expected=f"{classes} positive numbers", got=f"{probabilities}")
         if any(bayesian_modules(classifier, encoder)):
             raise InputError(
@@ -132,6 +134,7 @@ class SemiSupervisedVAE(nn.Module):
 
     def guide(self, x: Tensor, y: Tensor | None = None, shown: Tensor | None = None) -> None:
         """The style of x (B, \\*shape), and its class unless y (B,) tells it, by what is `shown` of x, or x itself."""
+        check_numbers(x, y, shown)
         self.weights()
         with self._plate(x, y, shown):
             self.recognise(x, y, shown)
@@ -139,7 +142,7 @@ class SemiSupervisedVAE(nn.Module):
     @torch.no_grad()
     def classify(self, shown: Tensor) -> Tensor:
         """The most probable class of each data point, by x or by what the classifier is shown of it."""
-        return self.classifier(shown).argmax(-1)
+        return self.logits(shown).argmax(-1)
 
     @torch.no_grad()
     def style(self, x: Tensor, y: Tensor) -> dist.TorchDistribution:
@@ -156,7 +159,12 @@ class SemiSupervisedVAE(nn.Module):
         return self.likelihood.mean(self.weights.drawn(lambda: run(self.decoder, *code, ranks=[1, 1])), code.rank)
 
     def one_hot(self, y: Tensor) -> Tensor:
-        """A class as C zeros and ones."""
+        """Classes y (\\*batch) as C zeros and ones each, (\\*batch, C).
+
+        Raises:
+            InputError: labels that are not integers in [0, C).
+        """
+        check_labels(y, self.classes)
         return F.one_hot(y.long(), self.classes).to(self.log_probabilities)
 
     def code(self, rows: int, y: Tensor | None, prefix: str = "") -> Code:
@@ -194,7 +202,7 @@ class SemiSupervisedVAE(nn.Module):
 
     def _plate(self, x: Tensor, y: Tensor | None, shown: Tensor | None) -> pyro.plate:
         if y is not None:
-            check_labels(y, len(x), self.classes)
+            check_labels(y, self.classes, len(x))
         check_shown("shown", shown, len(x))
         return data_plate(len(x), self.size)
 

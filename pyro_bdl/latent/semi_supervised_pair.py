@@ -9,7 +9,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_bdl.errors import InputError
-from pyro_bdl.latent.networks import check_labels, check_shown, data_plate, observe, register
+from pyro_bdl.latent.networks import check_labels, check_numbers, check_shown, data_plate, observe, register
 from pyro_bdl.latent.semi_supervised import SemiSupervisedVAE
 
 LABELLED = "labelled"
@@ -83,6 +83,7 @@ class SemiSupervisedPair:
         shown_labelled: Tensor | None = None,
     ) -> None:
         """Classes and styles of the unlabelled, and styles of the labelled."""
+        check_numbers(x, x_labelled, y, shown, shown_labelled)
         _check_shown(x, x_labelled, shown, shown_labelled)
         self.vae.weights()
         with data_plate(len(x), self.vae.size):
@@ -100,7 +101,7 @@ class SemiSupervisedPair:
                 expected=f"{number} of shape {tuple(x.shape[1:])}",
                 got=f"shape {tuple(x_labelled.shape)}",
             )
-        check_labels(y, rows, self.vae.classes)
+        check_labels(y, self.vae.classes, rows)
         return pyro.plate(LABELLED, size=self.size or rows, subsample=torch.arange(rows, device=x.device))
 
 

@@ -14,6 +14,7 @@ from pyro_bdl.latent.likelihoods import Bernoulli, Likelihood
 from pyro_bdl.latent.networks import (
     PlainNormal,
     as_layers,
+    check_numbers,
     data_plate,
     normal_of,
     observe,
@@ -62,7 +63,8 @@ class VariationalAutoencoder(nn.Module):
 
     Raises:
         InputError: lists of different lengths, a Bayesian encoder, a baseline without the score function; in a call,
-            networks whose outputs have another size than told, observations outside the likelihood's support.
+            networks whose outputs have another size than told, observations outside the likelihood's support, numbers
+            that are not finite.
 
     >>> import pyro_bdl as bdl
     >>> vae = VariationalAutoencoder(nn.Linear(6, 4), nn.Linear(2, 6), 2)
@@ -121,6 +123,7 @@ class VariationalAutoencoder(nn.Module):
 
     def guide(self, x: Tensor, *context: Tensor) -> None:
         """The latent variables of x (B, \\*shape)."""
+        check_numbers(x, *context)
         self.weights()
         register(self.encoder, f"{self.name}.encoder")
         with data_plate(len(x), self.size):

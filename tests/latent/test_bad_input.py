@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import pyro_bdl as bdl
 from pyro_bdl.errors import InputError
-from pyro_bdl.latent import Categorical, Concatenated, ContinuousBernoulli, Gaussian, Poisson
+from pyro_bdl.latent import Categorical, Concatenated, ContinuousBernoulli, Gaussian, Poisson, Summed
 from pyro_bdl.minibatches import Batch
 from tests.latent.programs import CLASSES, PIXELS, black_and_white, semi_supervised
 
@@ -51,6 +51,12 @@ MADE: dict[str, Case] = {
     "a baseline without score function": (lambda: vae(baseline=linear(4, 1)), "got 'reparameterised' with a baseline"),
     "one class": (lambda: m2(classes=1), "at least 2 and 1, got 1 and 2"),
     "latent_size 0 of M2": (lambda: m2(latent_size=0), "got 3 and 0"),
+    "latent_size 2.5 of M2": (lambda: m2(latent_size=2.5), "at least 2 and 1, got 3 and 2.5"),
+    "3.0 classes": (lambda: m2(classes=3.0), "at least 2 and 1, got 3.0 and 2"),
+    "an infinite probability": (
+        lambda: m2(class_probabilities=torch.tensor([1.0, math.inf, 1.0])),
+        "3 positive numbers",
+    ),
     "two probabilities": (lambda: m2(class_probabilities=torch.ones(2)), "3 positive numbers"),
     "a probability of 0": (lambda: m2(class_probabilities=torch.tensor([1.0, 0.0, 1.0])), "3 positive numbers"),
     "a Bayesian classifier": (lambda: m2(classifier=bdl.BayesianModule(linear(4, 3))), "got a BayesianModule"),
@@ -75,6 +81,14 @@ def both(**options: Any) -> Any:
     pair = bdl.SemiSupervisedPair(made, **options)
     pair.parameters = made.parameters
     return pair
+
+
+def beside() -> Any:
+    return vae(Concatenated(linear(PIXELS + 2, 4)), Concatenated(linear(2 + 2, PIXELS)), 2)
+
+
+def summed() -> Any:
+    return vae(Summed([PIXELS, 2], 4, nn.Tanh()), Summed([2, 2], PIXELS, nn.Tanh()), 2)
 
 
 # Of each call the pair of model and guide, the data, and what is said.
@@ -120,6 +134,15 @@ CALLS: dict[str, tuple[Callable[[], Any], tuple[Tensor, ...], str]] = {
     "the label 3 beside": (both, (X, X, changed(Y, 3)), r"labels: expected integers in \[0, 3\), got the label 3"),
     "more labelled than there are": (lambda: both(size=5), (X, X, Y), "labelled data: expected 1 to 5 rows of shape"),
     "labelled rows of another size": (both, (X, X[:, :3], Y), r"rows? of shape \(4,\), got shape \(12, 3\)"),
+    "not a number": (vae, (changed(X, math.nan),), r"expected finite numbers, got nan at \[11, 3\]"),
+    "not a number for M2": (m2, (changed(X, math.nan),), r"expected finite numbers, got nan at \[11, 3\]"),
+    "not a number for labelled M2": (m2, (changed(X, math.nan), Y), r"expected finite numbers, got nan at \[11, 3\]"),
+    "not a number shown": (m2, (X, Y, changed(X, math.nan)), "tensor 2 of a batch: expected finite numbers"),
+    "infinity among the labelled": (both, (X, changed(X, math.inf), Y), "tensor 1 .* finite numbers, got inf"),
+    "a condition of one number": (beside, (X, Y.float()), r"an input: expected rows of numbers, got shape \(12,\)"),
+    "a condition of one number for a sum": (
+        summed, (X, Y.float()), r"an input: expected rows of 2 numbers, got shape \(12,\)",
+    ),
     "a 2 among the labelled": (both, (X, changed(X, 2.0), Y), "observations of labelled.x: .* got 2.0"),
 }  # fmt: skip
 
@@ -152,7 +175,31 @@ def test_fit_svi(case: str) -> None:
     refuses(case, fit)
 
 
-@pytest.mark.parametrize("name", ["grey for black and white", "no rows"])
+# Of M2, without a fit.
+ASKED: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "the style of label 3": (lambda vae: vae.style(X[:2], torch.tensor([0, 3])), "got the label 3"),
+    "the style of label -1": (lambda vae: vae.style(X[:2], torch.tensor([0, -1])), "got the label -1"),
+    "the style of a label as float": (lambda vae: vae.style(X[:1], torch.ones(1)), "got torch.float32"),
+    "the mean of label 3": (lambda vae: vae.decode(torch.zeros(2, 2), torch.tensor([0, 3])), "got the label 3"),
+    "the mean of label 1.9": (lambda vae: vae.decode(torch.zeros(1, 2), torch.tensor([1.9])), "got torch.float32"),
+    "the mean of true": (lambda vae: vae.decode(torch.zeros(1, 2), torch.tensor([True])), "got torch.bool"),
+}
+
+
+@pytest.mark.parametrize("case", ASKED)
+def test_labels_are_checked_wherever_they_are_taken(case: str) -> None:
+    ask, message = ASKED[case]
+    with pytest.raises(InputError, match=rf"labels: expected integers in \[0, 3\), {message}"):
+        ask(m2())
+
+
+@pytest.mark.parametrize("outputs", [2, 5])
+def test_a_classifier_of_other_classes_does_not_classify(outputs: int) -> None:
+    with pytest.raises(InputError, match=rf"classifier's output: expected shape \(12, 3\), got \(12, {outputs}\)"):
+        m2(classifier=linear(PIXELS, outputs)).classify(X)
+
+
+@pytest.mark.parametrize("name", ["grey for black and white", "no rows", "not a number", "a condition of one number"])
 def test_log_marginal(name: str) -> None:
     refuses(name, lambda pair, data: bdl.log_marginal(pair.model, pair.guide, *data, num_samples=3))
 
