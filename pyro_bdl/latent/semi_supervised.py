@@ -14,6 +14,7 @@ from pyro_bdl.latent.networks import (
     check_labels,
     check_numbers,
     check_shown,
+    check_size,
     data_plate,
     normal_of,
     observe,
@@ -77,7 +78,7 @@ class SemiSupervisedVAE(nn.Module):
     Raises:
         InputError: sizes or probabilities out of range or of another number, Bayesian networks; in a call, networks
             whose outputs have another size than told, labels outside [0, C), observations outside the support,
-            numbers that are not finite, other data points shown than observed.
+            numbers that are not finite, more rows than `size`, other data points shown than observed.
 
     >>> from pyro_bdl.latent import Concatenated
     >>> encoder, decoder = Concatenated(nn.Linear(6 + 3, 4)), Concatenated(nn.Linear(2 + 3, 6))
@@ -116,6 +117,7 @@ class SemiSupervisedVAE(nn.Module):
                 "classifier and encoder", expected="ordinary networks, whose weights are the guide's own parameters",
                 got="a BayesianModule",
             )  # fmt: skip
+        check_size(size)
         self.classifier, self.encoder, self.decoder = classifier, encoder, decoder
         self.latent_size, self.classes, self.size, self.name = latent_size, classes, size, name
         self.likelihood = Bernoulli() if likelihood is None else likelihood

@@ -9,7 +9,15 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_bdl.errors import InputError
-from pyro_bdl.latent.networks import check_labels, check_numbers, check_shown, data_plate, observe, register
+from pyro_bdl.latent.networks import (
+    check_labels,
+    check_numbers,
+    check_shown,
+    check_size,
+    data_plate,
+    observe,
+    register,
+)
 from pyro_bdl.latent.semi_supervised import SemiSupervisedVAE
 
 LABELLED = "labelled"
@@ -39,8 +47,7 @@ class SemiSupervisedPair:
     def __init__(self, vae: SemiSupervisedVAE, *, size: int | None = None, alpha: float = 0.1) -> None:
         if not 0.0 <= alpha < math.inf:
             raise InputError("alpha", expected="a finite number, not negative", got=repr(alpha))
-        if size is not None and size < 1:
-            raise InputError("size", expected="at least 1 labelled data point", got=str(size))
+        check_size(size, of="labelled data")
         self.vae, self.size, self.alpha = vae, size, alpha
 
     def model(

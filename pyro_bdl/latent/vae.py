@@ -15,6 +15,7 @@ from pyro_bdl.latent.networks import (
     PlainNormal,
     as_layers,
     check_numbers,
+    check_size,
     data_plate,
     normal_of,
     observe,
@@ -62,9 +63,9 @@ class VariationalAutoencoder(nn.Module):
         name: put before the names of the parameters in Pyro's store, so that two can live in one program.
 
     Raises:
-        InputError: lists of different lengths, a Bayesian encoder, a baseline without the score function; in a call,
-            networks whose outputs have another size than told, observations outside the likelihood's support, numbers
-            that are not finite.
+        InputError: lists of different lengths, sizes out of range, a Bayesian encoder, a baseline without the score
+            function; in a call, networks whose outputs have another size than told, observations outside the
+            likelihood's support, numbers that are not finite, more rows than `size`.
 
     >>> import pyro_bdl as bdl
     >>> vae = VariationalAutoencoder(nn.Linear(6, 4), nn.Linear(2, 6), 2)
@@ -106,6 +107,7 @@ class VariationalAutoencoder(nn.Module):
                 "gradient", expected='"reparameterised", or "score-function" (with a baseline or without)',
                 got=repr(gradient) + (" with a baseline" if baseline else ""),
             )  # fmt: skip
+        check_size(size)
         self.likelihood = Bernoulli() if likelihood is None else likelihood
         if gradient == "score-function" and baseline is None:
             baseline = RunningAverage()
@@ -147,7 +149,7 @@ class VariationalAutoencoder(nn.Module):
     @torch.no_grad()
     def generate(self, rows: int, *context: Tensor) -> Tensor:
         """The means of `rows` new observations: z from the prior; random weights are one draw of their posterior."""
-        plate = data_plate(rows, self.size)
+        plate = data_plate(rows, None)
         return self.likelihood.mean(*self.weights.drawn(lambda: self._decoded(plate, *context)))
 
     def __getstate__(self) -> dict[str, Any]:

@@ -65,6 +65,10 @@ MADE: dict[str, Case] = {
         "alpha: expected a finite number, not negative",
     ),
     "alpha nan": (lambda: bdl.SemiSupervisedPair(m2(), alpha=math.nan), "alpha: expected a finite number"),
+    "size 0": (lambda: vae(size=0), "size: expected at least 1 data point, got 0"),
+    "size -1 of M2": (lambda: m2(size=-1), "size: expected at least 1 data point, got -1"),
+    "size 2.5": (lambda: vae(size=2.5), "size: expected at least 1 data point, got 2.5"),
+    "2.5 labelled data": (lambda: bdl.SemiSupervisedPair(m2(), size=2.5), "at least 1 labelled data point, got 2.5"),
     "no labelled data at all": (lambda: bdl.SemiSupervisedPair(m2(), size=0), "at least 1 labelled data point, got 0"),
 }
 
@@ -76,8 +80,8 @@ def test_refused_when_made(case: str) -> None:
         make()
 
 
-def both(**options: Any) -> Any:
-    made = m2()
+def both(made: Any = None, **options: Any) -> Any:
+    made = made or m2()
     pair = bdl.SemiSupervisedPair(made, **options)
     pair.parameters = made.parameters
     return pair
@@ -90,6 +94,8 @@ def beside() -> Any:
 def summed() -> Any:
     return vae(Summed([PIXELS, 2], 4, nn.Tanh()), Summed([2, 2], PIXELS, nn.Tanh()), 2)
 
+
+MANY = "size=12, the number of data points|x: expected at most 10 rows, the size of the data, got 12"
 
 # Of each call the pair of model and guide, the data, and what is said.
 CALLS: dict[str, tuple[Callable[[], Any], tuple[Tensor, ...], str]] = {
@@ -143,6 +149,9 @@ CALLS: dict[str, tuple[Callable[[], Any], tuple[Tensor, ...], str]] = {
     "a condition of one number for a sum": (
         summed, (X, Y.float()), r"an input: expected rows of 2 numbers, got shape \(12,\)",
     ),
+    "more rows than there are": (lambda: vae(size=10), (X,), MANY),
+    "more rows for M2": (lambda: m2(size=10), (X,), MANY),
+    "more rows beside labelled ones": (lambda: both(m2(size=10)), (X, X[:3], Y[:3]), MANY),
     "a 2 among the labelled": (both, (X, changed(X, 2.0), Y), "observations of labelled.x: .* got 2.0"),
 }  # fmt: skip
 
@@ -199,9 +208,20 @@ def test_a_classifier_of_other_classes_does_not_classify(outputs: int) -> None:
         m2(classifier=linear(PIXELS, outputs)).classify(X)
 
 
-@pytest.mark.parametrize("name", ["grey for black and white", "no rows", "not a number", "a condition of one number"])
+@pytest.mark.parametrize(
+    "name",
+    ["grey for black and white", "no rows", "not a number", "a condition of one number", "more rows than there are"],
+)
 def test_log_marginal(name: str) -> None:
     refuses(name, lambda pair, data: bdl.log_marginal(pair.model, pair.guide, *data, num_samples=3))
+
+
+def test_latent_kl() -> None:
+    refuses("more rows than there are", lambda pair, data: bdl.diagnostics.latent_kl(pair.model, pair.guide, *data))
+
+
+def test_more_are_generated_than_there_are_data() -> None:
+    assert vae(size=10).generate(100).shape == (100, PIXELS)
 
 
 def test_a_bad_batch_after_good_ones_leaves_all_as_before() -> None:
