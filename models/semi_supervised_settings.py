@@ -57,7 +57,7 @@ class Options:
     classifier: Classifier = "dense"
     """of m2; dense: of what m2 observes; convolutional: of the images, which it is shown distorted at random"""
     out: Path = Path("out/semi_supervised_vae")
-    """where the table, the figures and the ArviZ data are written"""
+    """where the table, the figures, the weights and the ArviZ data are written"""
     seed: int = 0
     """seeds the labelled subset, the networks' initial values, the order of the data and all noise"""
     evaluate: Literal["test", "validation"] = "test"

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 import tyro
 from rich.console import Console
+from safetensors.torch import save_file
 from sklearn.svm import SVC
 from torch import Tensor, nn
 
 import pyro_bdl as bdl
 from models import latent_figures, semi_supervised_figures
-from models.binarization import DynamicallyBinarized
 from models.distortions import distorted
-from models.labelled import BesideLabelled, balanced
 from models.latent_networks import begin_at, convolutional_encoder, dense, summed
 from models.published import SEMI_SUPERVISED
 from models.recipes import with_given
@@ -70,7 +69,7 @@ class Problem:
                 "classifier", expected="m2 or m1+m2, of which it is a part", got="m1, with a support vector machine"
             )
         parts = bdl.data.load(options.data, root=options.data_dir, seed=0)
-        rows = balanced(parts.y_train, options.labels, seed=options.seed)
+        rows = bdl.data.balanced(parts.y_train, options.labels, seed=options.seed)
         test = options.evaluate == "test"
         held = (parts.x_test, parts.y_test) if test else (parts.x_validation, parts.y_validation)
         return cls(options, parts.x_train, parts.x_train[rows], parts.y_train[rows], *held)
@@ -95,7 +94,7 @@ def fit_m1(problem: Problem) -> tuple[bdl.VariationalAutoencoder, Any]:
     encoder = dense([pixels, *how.hidden, 2 * how.latent_size])
     decoder = dense([how.latent_size, *reversed(how.hidden), pixels])
     vae = bdl.VariationalAutoencoder(encoder, begin_at(decoder, problem.x.mean(0)), how.latent_size, name="m1")
-    return vae, fit(problem, how, vae, DynamicallyBinarized(problem.x, batch_size=how.batch_size), "m1")
+    return vae, fit(problem, how, vae, bdl.data.DynamicallyBinarized(problem.x, batch_size=how.batch_size), "m1")
 
 
 def build_classifier(problem: Problem, inputs: int) -> nn.Module:
@@ -121,7 +120,7 @@ def fit_m2(problem: Problem, vae: bdl.SemiSupervisedVAE, x: Tensor, x_labelled: 
     options, how = problem.options, problem.m2
     convolutional = options.classifier == "convolutional"
     pair = bdl.SemiSupervisedPair(vae, size=len(x_labelled), alpha=options.alpha)
-    data = BesideLabelled(
+    data = bdl.data.BesideLabelled(
         x, x_labelled, problem.y, batch_size=how.batch_size, labelled_batch_size=options.labelled_batch_size,
         draw=draw, images=(problem.x, problem.x_labelled) if convolutional else None, show=distorted,
     )  # fmt: skip
@@ -195,9 +194,11 @@ def run(options: Options) -> list[dict[str, Any]]:
         [row, *published], title=f"{options.data}, {options.evaluate}", name="semi_supervised_vae", out=options.out,
         settings=asdict(options), console=console,
     )  # fmt: skip
+    for name in found.keys() & {"m1", "m2"}:
+        save_file(found[name].state_dict(), options.out / f"{name}.safetensors")
     semi_supervised_figures.draw(problem.x_held, problem.y_held, told, found, options.out)
     latent_figures.bound(found["losses"]).savefig(options.out / "bound.png", bbox_inches="tight")
-    console.print(f"table, figures and ArviZ data are in {options.out}/")
+    console.print(f"table, figures, weights and ArviZ data are in {options.out}/")
     return [row, *published]
 
 

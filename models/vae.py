@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 import pyro_bdl as bdl
 from models import latent_figures as figures
-from models.binarization import DynamicallyBinarized, binarized
 from models.latent_networks import begin_at, convolutional_decoder, convolutional_encoder, dense
 from models.schedules import falling, warmup_epochs
 from models.tables import report
@@ -123,7 +122,7 @@ def fit(options: Options, x: Tensor) -> tuple[bdl.VariationalAutoencoder, Any]:
     fixed = options.data == "binarized_mnist"
     history = bdl.fit_svi(
         vae.model, vae.guide,
-        (x,) if fixed else DynamicallyBinarized(x, batch_size=options.batch_size),
+        (x,) if fixed else bdl.data.DynamicallyBinarized(x, batch_size=options.batch_size),
         batch_size=options.batch_size if fixed else None,
         epochs=epochs,
         optimizer=lambda parameters: torch.optim.Adam(parameters, lr=options.learning_rate, fused=True),
@@ -160,7 +159,7 @@ def run(options: Options) -> list[dict[str, Any]]:
     parts = bdl.data.load(options.data, root=options.data_dir, seed=0)
     on_test = options.evaluate == "test"
     grey, labels = (parts.x_test, parts.y_test) if on_test else (parts.x_validation, parts.y_validation)
-    held = grey if options.data == "binarized_mnist" else binarized(grey, seed=0)
+    held = grey if options.data == "binarized_mnist" else bdl.data.binarized(grey, seed=0)
     vae, history = fit(options, parts.x_train)
     save_file(vae.state_dict(), options.out / "vae.safetensors")
     begin = time.perf_counter()

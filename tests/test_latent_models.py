@@ -13,9 +13,7 @@ from safetensors.torch import load_file
 
 import pyro_bdl as bdl
 from models import semi_supervised_vae, vae
-from models.binarization import DynamicallyBinarized, binarized
 from models.distortions import distorted
-from models.labelled import BesideLabelled, balanced
 from models.semi_supervised_settings import Changes, Options
 from pyro_bdl.errors import InputError
 from tests.fresh_state import fresh_state  # noqa: F401
@@ -117,9 +115,11 @@ def test_semi_supervised_command(variant: Any, classifier: Any, tmp_path: Path) 
     )
     rows = semi_supervised_vae.run(options)
     assert rows[0]["error %"] < 60  # chance is 90
-    figures = {path.name for path in tmp_path.iterdir()}
-    assert {"semi_supervised_vae.json", "bound.png", "latent.nc", "mistakes.png"} <= figures
-    assert ("analogies.png" in figures) == (variant != "m1")
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {"semi_supervised_vae.json", "bound.png", "latent.nc", "mistakes.png"} <= written
+    assert ("analogies.png" in written) == (variant != "m1")
+    for model in ("m1", "m2"):
+        assert (f"{model}.safetensors" in written) == (model in variant)
 
 
 def test_another_semi_supervised_fit_does_not_go_on_with_this_one(tmp_path: Path) -> None:
@@ -139,50 +139,6 @@ def test_another_semi_supervised_fit_does_not_go_on_with_this_one(tmp_path: Path
     assert len({loss[0] for loss in losses}) == 4
 
 
-def test_dynamic_binarisation() -> None:
-    """Each epoch has all images once, each pixel white as often as it is bright."""
-    grey = torch.linspace(0, 1, 11).repeat(1000, 1)
-    epochs = [torch.cat([x for (x,) in DynamicallyBinarized(grey, batch_size=300)]) for _ in range(2)]
-    assert all(len(epoch) == 1000 for epoch in epochs)
-    assert not torch.equal(*epochs)
-    spread = (grey[0] * (1 - grey[0]) / 2000).sqrt()
-    assert ((torch.cat(epochs).mean(0) - grey[0]).abs() <= 6 * spread).all()
-    assert torch.equal(binarized(grey, seed=1), binarized(grey, seed=1))
-
-
-def test_labelled_subset_is_balanced() -> None:
-    y = torch.arange(1000) % 10
-    rows = balanced(y, 50, seed=3)
-    assert torch.equal(y[rows].bincount(), torch.full((10,), 5))
-    assert len(rows.unique()) == 50
-    assert torch.equal(rows, balanced(y, 50, seed=3))
-    assert not torch.equal(rows, balanced(y, 50, seed=4))
-    for count in (5, 2000):
-        with pytest.raises(InputError, match="labels: expected a multiple of 10"):
-            balanced(y, count, seed=0)
-
-
-def test_batches_beside_labelled_ones() -> None:
-    x = torch.arange(10.0)
-    batches = list(BesideLabelled(x, x[:4], torch.arange(4), batch_size=4, labelled_batch_size=3, draw=lambda x: -x))
-    assert [len(batch.args[0]) for batch in batches] == [4, 4, 2]
-    assert torch.equal(-torch.cat([batch.args[0] for batch in batches]).sort().values.flip(0), x)
-    for _, x_labelled, y in (batch.args for batch in batches):
-        assert torch.equal(x_labelled, -y.float())
-        assert len(y.unique()) == 3
-
-
-def test_images_are_shown_beside() -> None:
-    """Those of the rows that are seen."""
-    x, images = torch.arange(10.0), torch.arange(10.0)[:, None] / 10
-    batches = BesideLabelled(
-        x, x[:4], torch.arange(4), batch_size=4, labelled_batch_size=3, images=(images, images[:4]), show=lambda x: -x
-    )
-    for seen, seen_labelled, _, shown, shown_labelled in (batch.args for batch in batches):
-        assert torch.equal(-10 * shown[:, 0], seen)
-        assert torch.equal(-10 * shown_labelled[:, 0], seen_labelled)
-
-
 def test_distortions_are_small_and_differ() -> None:
     """The centre of a square stays within a 14th of the side; no two images are alike."""
     x = torch.zeros(200, 1, 28, 28)
@@ -197,11 +153,3 @@ def test_distortions_are_small_and_differ() -> None:
         assert centres.std() > 1.0
     assert (mass / 64 - 1).abs().max() < 0.35  # two tenths longer and wider, or shorter and narrower
     assert len(mass.unique()) > 190
-
-
-@pytest.mark.parametrize(
-    ("grey", "batch_size"), [(torch.zeros(0, 4), 2), (torch.full((3, 4), 1.5), 2), (torch.zeros(3, 4), 0)]
-)
-def test_binarisation_refuses(grey: torch.Tensor, batch_size: int) -> None:
-    with pytest.raises(InputError):
-        DynamicallyBinarized(grey, batch_size=batch_size)

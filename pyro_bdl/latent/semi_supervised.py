@@ -85,9 +85,9 @@ class SemiSupervisedVAE(nn.Module):
     >>> vae = SemiSupervisedVAE(nn.Linear(6, 3), encoder, decoder, 2, classes=3)
     >>> x, y = torch.bernoulli(torch.full((20, 6), 0.5)), torch.randint(3, (5,))
     >>> import pyro_bdl as bdl
-    >>> from pyro_bdl.minibatches import Batch
     >>> both = bdl.SemiSupervisedPair(vae, size=5)
-    >>> fit = bdl.fit_svi(both.model, both.guide, [Batch((x, x[:5], y))], epochs=2, progress=False, seed=0)
+    >>> data = bdl.data.BesideLabelled(x, x[:5], y, batch_size=10, labelled_batch_size=5)
+    >>> fit = bdl.fit_svi(both.model, both.guide, data, epochs=2, progress=False, seed=0)
     >>> vae.classify(x).shape
     torch.Size([20])
     """

@@ -32,7 +32,7 @@ class SemiSupervisedPair:
     (Kingma et al. 2014, equations 8 and 9, with their :math:`\alpha N`, N all data points.) The last term is an
     observed site of the model: without it the classifier would learn from unlabelled data only. Both parts are scaled
     to their whole sets by plates of their own, "data" and "labelled", so that their ratio does not depend on the batch
-    sizes.
+    sizes. `data.BesideLabelled` makes such batches for `fit_svi`.
 
     Args:
         vae: what a class and a style make of x.

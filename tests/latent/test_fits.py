@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import pyro_bdl as bdl
-from models.binarization import DynamicallyBinarized, binarized
-from models.labelled import BesideLabelled
 from models.latent_networks import convolutional_decoder, convolutional_encoder
+from pyro_bdl.data import BesideLabelled, DynamicallyBinarized
 from pyro_bdl.errors import InputError, PosteriorCollapseWarning
 from pyro_bdl.latent import Gaussian
 from pyro_bdl.priors import GroupNormalJeffreys
@@ -332,23 +331,6 @@ def test_a_node_prior_switches_off_a_latent_number_that_is_not_needed() -> None:
     assert other > -1.0
     kl = bdl.diagnostics.latent_kl(vae.model, vae.guide, data)["z"].sort().values
     assert float(kl[0]) < 0.01 < 1.0 < float(kl[1])
-
-
-def test_binarised_pixels_have_their_grey_value_as_probability() -> None:
-    from tests.statistics import proportion_is
-
-    grey = torch.tensor([0.0, 0.2, 0.9, 1.0]).repeat(500, 1)
-    batches = torch.cat([x for (x,) in DynamicallyBinarized(grey, batch_size=64)])
-    assert batches.shape == grey.shape
-    for column, p in ((1, 0.2), (2, 0.9)):
-        proportion_is(int(batches[:, column].sum()), 500, p)
-    assert batches[:, 0].sum() == 0
-    assert batches[:, 3].sum() == 500
-    assert torch.equal(binarized(grey, seed=1), binarized(grey, seed=1))
-    assert not torch.equal(binarized(grey, seed=1), binarized(grey, seed=2))
-    for bad in (grey + 0.1, grey - 0.1, grey[:0]):
-        with pytest.raises(InputError):
-            DynamicallyBinarized(bad, batch_size=4)
 
 
 @pytest.mark.parametrize("name", ["elbo", "monte-carlo", "score-function", "iwae", "dreg"])

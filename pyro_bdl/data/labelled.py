@@ -32,7 +32,7 @@ def balanced(y: Tensor, count: int, *, seed: int) -> Tensor:
 
 
 class BesideLabelled:
-    """Batches for `fit_svi`: unlabelled x, and beside each some labelled x and y.
+    """Batches for `fit_svi` of a `SemiSupervisedPair`: unlabelled x, and beside each some labelled x and y.
 
     Order and draws come from torch's global generator, whose state `fit_svi` keeps in its checkpoints.
 
@@ -45,6 +45,14 @@ class BesideLabelled:
         draw: makes of x what the model sees, anew each time. Default: x itself.
         images: of all data points and of the labelled ones; what `show` makes of them comes last in each batch.
         show: makes of images what a classifier is shown, anew each time. Default: the images themselves.
+
+    Raises:
+        InputError: no data, no batches, or other numbers of labels or images than of data points.
+
+    >>> x, y = torch.zeros(10, 6), torch.arange(4)
+    >>> batches = BesideLabelled(x, x[:4], y, batch_size=8, labelled_batch_size=3)
+    >>> [[tuple(part.shape) for part in batch.args] for batch in batches]
+    [[(8, 6), (3, 6), (3,)], [(2, 6), (3, 6), (3,)]]
     """
 
     def __init__(
@@ -59,6 +67,16 @@ class BesideLabelled:
         images: tuple[Tensor, Tensor] | None = None,
         show: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> None:
+        counts = [len(x), len(x_labelled)]
+        if min(counts) == 0 or len(y) != len(x_labelled):
+            got = f"{counts[0]} and {counts[1]} with {len(y)} labels"
+            raise InputError("the data", expected="some without labels, and some with one each", got=got)
+        if min(batch_size, labelled_batch_size) < 1:
+            got = f"{batch_size} and {labelled_batch_size}"
+            raise InputError("batch_size and labelled_batch_size", expected="at least 1", got=got)
+        if images is not None and [len(part) for part in images] != counts:
+            got = " and ".join(str(len(part)) for part in images)
+            raise InputError("images", expected=f"{counts[0]} and {counts[1]}, one for each data point", got=got)
         self.x, self.x_labelled, self.y = x, x_labelled, y
         self.batch_size, self.labelled_batch_size, self.draw = batch_size, min(labelled_batch_size, len(y)), draw
         self.images, self.show = images, show
