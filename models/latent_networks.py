@@ -1,20 +1,17 @@
 """Encoders and decoders of the literature."""
 
-import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from models.networks import fully_connected
 from pyro_bdl.latent import Summed
 
 
 def dense(sizes: Sequence[int], nonlinearity: type[nn.Module] = nn.Tanh) -> nn.Sequential:
-    """A multilayer perceptron on flattened inputs, nonlinearities between the layers."""
-    layers: list[nn.Module] = [nn.Flatten()]
-    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-        layers += [nonlinearity()] * (i > 0) + [nn.Linear(fan_in, fan_out)]
-    return nn.Sequential(*layers)
+    """A multilayer perceptron on flattened inputs, whose layers go by numbers, as files of weights have them."""
+    return nn.Sequential(*fully_connected(sizes, nonlinearity))
 
 
 def begin_at(decoder: nn.Module, mean: Tensor) -> nn.Module:

@@ -12,13 +12,13 @@ VGG = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 VGG_HIDDEN = 512
 
 
-def fully_connected(sizes: Sequence[int]) -> nn.Sequential:
-    """A multilayer perceptron on flattened inputs, ReLU between the layers; layers are named fc1, fc2, ..."""
+def fully_connected(sizes: Sequence[int], nonlinearity: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """A multilayer perceptron on flattened inputs, nonlinearities between the layers, which are named fc1, fc2, ..."""
     net = nn.Sequential()
     net.add_module("flatten", nn.Flatten())
     for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes), start=1):
         if i > 1:
-            net.add_module(f"relu{i - 1}", nn.ReLU())
+            net.add_module(f"{nonlinearity.__name__.lower()}{i - 1}", nonlinearity())
         net.add_module(f"fc{i}", nn.Linear(fan_in, fan_out))
     return net
 

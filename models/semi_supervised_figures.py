@@ -14,27 +14,27 @@ from models.latent_figures import arviz_data, latent_plane, picture
 ROWS = 10
 
 
-def draw(x: Tensor, y: Tensor, told: Tensor, found: dict[str, Any], out: Path) -> None:
+def draw(x: Tensor, y: Tensor, predicted: Tensor, found: dict[str, Any], out: Path) -> None:
     """Write the figures of what was fitted into `out`, and posteriors of the latent variables for ArviZ."""
     m1, m2 = found.get("m1"), found.get("m2")
     if m2 is not None:
-        analogies(x, told, m1, m2).savefig(out / "analogies.png", bbox_inches="tight")
+        analogies(x, predicted, m1, m2).savefig(out / "analogies.png", bbox_inches="tight")
     if m1 is not None:
         law = m1.encode(x)
         latent_plane(law.mean, y).savefig(out / "latent_plane.png", bbox_inches="tight")
     else:
-        law = m2.style(x, told)  # type: ignore[union-attr]
+        law = m2.style(x, predicted)  # type: ignore[union-attr]
     arviz_data(law, x).to_netcdf(str(out / "latent.nc"))
-    wrong = (told != y).nonzero()[:, 0][:100]
+    wrong = (predicted != y).nonzero()[:, 0][:100]
     if len(wrong):
-        mistakes(x[wrong], y[wrong], told[wrong]).savefig(out / "mistakes.png", bbox_inches="tight")
+        mistakes(x[wrong], y[wrong], predicted[wrong]).savefig(out / "mistakes.png", bbox_inches="tight")
 
 
-def analogies(x: Tensor, told: Tensor, m1: Any, m2: bdl.SemiSupervisedVAE) -> Figure:
+def analogies(x: Tensor, predicted: Tensor, m1: Any, m2: bdl.SemiSupervisedVAE) -> Figure:
     """The style of a test image, held while the class is varied (Kingma et al. 2014, figure 1)."""
-    x, told, classes = x[:ROWS], told[:ROWS], m2.classes
+    x, predicted, classes = x[:ROWS], predicted[:ROWS], m2.classes
     inputs = x if m1 is None else m1.encode(x).mean
-    style = m2.style(inputs, told).mean
+    style = m2.style(inputs, predicted).mean
     z = style[:, None].expand(-1, classes, -1)
     y = torch.arange(classes).expand(len(x), -1)
     decoded = m2.decode(z.flatten(0, 1), y.flatten())
@@ -46,16 +46,16 @@ def analogies(x: Tensor, told: Tensor, m1: Any, m2: bdl.SemiSupervisedVAE) -> Fi
     )  # fmt: skip
 
 
-def mistakes(x: Tensor, y: Tensor, told: Tensor) -> Figure:
-    """Images whose class was not told right, each with its class and what was told."""
+def mistakes(x: Tensor, y: Tensor, predicted: Tensor) -> Figure:
+    """Images whose class was not predicted right, each with its class and what was predicted."""
     columns = min(10, len(x))
     rows = -(-len(x) // columns)
     empty = rows * columns - len(x)
     padded = torch.cat([x, torch.zeros(empty, *x.shape[1:])]).reshape(rows, columns, *x.shape[1:])
-    figure = picture(padded, "Mistakes: class, and what was told", width=0.55 * columns + 0.6)
+    figure = picture(padded, "Mistakes: class, and what was predicted", width=0.55 * columns + 0.6)
     ax = figure.axes[0]
     height, width = x.shape[-2] + 2, x.shape[-1] + 2
-    for i, (own, said) in enumerate(zip(y.tolist(), told.tolist(), strict=True)):
+    for i, (own, said) in enumerate(zip(y.tolist(), predicted.tolist(), strict=True)):
         row, column = divmod(i, columns)
         ax.text(
             column * width + 1, row * height + 1, f"{own}, {said}", fontsize=6, color=latent_figures.style.VERMILION,

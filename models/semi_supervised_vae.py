@@ -36,7 +36,7 @@ class Problem:
     Attributes:
         x: training images, grey, all as unlabelled ones.
         x_labelled, y: those with labels.
-        x_held, y_held: those on which the classes are told.
+        x_held, y_held: those on which the classes are predicted.
     """
 
     options: Options
@@ -131,8 +131,8 @@ def run_m1(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
     """Classes by a support vector machine of the latent means; what else there is to report."""
     vae, history = fit_m1(problem)
     machine = SVC(C=10.0).fit(vae.encode(problem.x_labelled).mean.numpy(), problem.y.numpy())
-    told = torch.as_tensor(machine.predict(vae.encode(problem.x_held).mean.numpy()))
-    return told, {"m1": vae, "losses": history.losses, "seconds": history.seconds}
+    predicted = torch.as_tensor(machine.predict(vae.encode(problem.x_held).mean.numpy()))
+    return predicted, {"m1": vae, "losses": history.losses, "seconds": history.seconds}
 
 
 def run_m2(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
@@ -177,11 +177,11 @@ def run(options: Options) -> list[dict[str, Any]]:
     problem = Problem.load(options)
     begin = time.perf_counter()
     torch.manual_seed(options.seed)
-    told, found = VARIANTS[options.variant](problem)
+    predicted, found = VARIANTS[options.variant](problem)
     method = options.variant if options.classifier == "dense" else f"{options.variant}, {options.classifier}"
     row = {
         "method": f"{method}, seed {options.seed}", "labels": options.labels,
-        "error %": 100 * float((told != problem.y_held).float().mean()),
+        "error %": 100 * float((predicted != problem.y_held).float().mean()),
         "fit, s": found["seconds"], "in all, s": time.perf_counter() - begin,
     }  # fmt: skip
     published = [
@@ -196,7 +196,7 @@ def run(options: Options) -> list[dict[str, Any]]:
     )  # fmt: skip
     for name in found.keys() & {"m1", "m2"}:
         save_file(found[name].state_dict(), options.out / f"{name}.safetensors")
-    semi_supervised_figures.draw(problem.x_held, problem.y_held, told, found, options.out)
+    semi_supervised_figures.draw(problem.x_held, problem.y_held, predicted, found, options.out)
     latent_figures.bound(found["losses"]).savefig(options.out / "bound.png", bbox_inches="tight")
     console.print(f"table, figures, weights and ArviZ data are in {options.out}/")
     return [row, *published]

@@ -165,9 +165,9 @@ def check_labels(y: Tensor, classes: int, rows: int | None = None) -> None:
         raise InputError("labels", expected=f"integers in [0, {classes})", got=f"the label {int(y[outside][0])}")
 
 
-def observe(site: str, law: Any, value: Tensor | None) -> Tensor:
+def observe(site: str, law: Any, value: Tensor) -> Tensor:
     """`pyro.sample` of an observed site; under Pyro's validation a value outside the support is an `InputError`."""
-    if value is not None and Distribution._validate_args:
-        with ObservationCheck(), pyro.validation_enabled(False):
-            return pyro.sample(site, law, obs=value)
-    return pyro.sample(site, law, obs=value)
+    if not Distribution._validate_args:
+        return pyro.sample(site, law, obs=value)
+    with ObservationCheck(), pyro.validation_enabled(False):
+        return pyro.sample(site, law, obs=value)
