@@ -1,4 +1,4 @@
-"""Programs as graphs: what Pyro's inspection finds, what the graph says, and exact answers by enumeration."""
+"""Programs as graphs: what a run of them shows, what the graph says, and exact answers by enumeration."""
 
 from typing import Any
 

@@ -17,6 +17,12 @@ from pyro_bdl.errors import InputError, UnsupportedModelError
 from tests.graph.random_nets import program, random_graph, random_tables
 
 TABLE = torch.tensor([[0.1, 0.5], [0.6, 0.9]])
+SCRIPT = torch.jit.CompilationUnit("""
+def half(x: Tensor) -> Tensor:
+    found = torch.zeros([2])
+    found[0] = x
+    return found.mean()
+""")
 
 SEEN: dict[str, Callable[[Any, Any], Any]] = {
     "index": lambda a, b: TABLE[a.long(), b],
@@ -27,6 +33,28 @@ SEEN: dict[str, Callable[[Any, Any], Any]] = {
     "gather": lambda a, b: TABLE.index_select(0, a.long().reshape(1))[0].gather(0, b.reshape(1))[0],
     "deterministic": lambda a, b: pyro.deterministic("d", TABLE[a.long(), b]),
     "delta": lambda a, b: pyro.sample("d", dist.Delta(TABLE[a.long(), b])),
+    "tensor": lambda a, b: torch.tensor([[a, 0.5], [b, 0.5]]).mean(),
+    "new_tensor": lambda a, b: TABLE.new_tensor([a, b]).mean(),
+    "as_tensor": lambda a, b: torch.as_tensor([torch.as_tensor(a), b]).mean(),
+    "full": lambda a, b: torch.full((2,), a).mean() * 0.5 * b,
+    "TorchScript": lambda a, b: SCRIPT.half(a) + 0.1 * b,
+    "vmap": lambda a, b: torch.func.vmap(lambda x: 0.1 * x)(a.expand(3)).sum() + 0.1 * b,
+    "vmap around": lambda a, b: torch.func.vmap(lambda x: a * x)(TABLE[0]).sum() + 0.1 * b,
+    "grad": lambda a, b: torch.func.grad(lambda x: 0.1 * b * x**2)(a),
+}
+
+WRITES: dict[str, Callable[[Any, Any], Any]] = {
+    "an element": lambda t, a: t.__setitem__(0, a),
+    "an element at an index": lambda t, a: t.__setitem__(a.long(), 0.5),
+    "elements of a mask": lambda t, a: t.__setitem__(torch.tensor([True, False]), a),
+    "a view": lambda t, a: t.view(2, 1)[1].copy_(a),
+    "copy_": lambda t, a: t.copy_(a),
+    "fill_": lambda t, a: t.fill_(a),
+    "iadd": lambda t, a: t.__iadd__(a),
+    "masked_fill_": lambda t, a: t.masked_fill_(a.bool(), 1.0),
+    "out": lambda t, a: torch.mul(a, 0.5, out=t[0]),
+    "many": lambda t, a: torch._foreach_add_([t], [a.expand(2)]),
+    "data": lambda t, a: setattr(t, "data", a.expand(2).clone()),
 }
 
 LOST: dict[str, Callable[[Any, Any], Any]] = {
@@ -38,6 +66,9 @@ LOST: dict[str, Callable[[Any, Any], Any]] = {
     "tolist": lambda a, b: a.tolist() * 0.3 + 0.1 * b,
     "numpy": lambda a, b: torch.as_tensor(TABLE.numpy()[a.long().numpy()])[b],
     "list": lambda a, b: [0.1, 0.2][a.long()] + 0.1 * b,
+    "slice": lambda a, b: 0.1 * len(torch.zeros(3)[: a.long()]) + 0.1 * b,
+    "number of a list": lambda a, b: torch.Tensor([a, b]).mean(),
+    "written sparsely": lambda a, b: torch.eye(2).to_sparse().mul_(a).to_dense().mean() + 0.1 * b,
     "equal": lambda a, b: (0.1 if torch.equal(a, torch.tensor(1.0)) else 0.2) + 0.1 * b,
 }
 
@@ -56,6 +87,86 @@ def test_edges_are_seen(rule: str) -> None:
     found = graph.of(model_of(SEEN[rule]))
     assert list(found) == ["a", "b", "c"]
     assert set(found.edges) == {("a", "c"), ("b", "c")}
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_what_is_written_in_place_is_seen(write: str) -> None:
+    """In the tensor that is written into, and in a view of it made before."""
+
+    def rule(a: Any, b: Any) -> Any:
+        t = torch.zeros(2)
+        view = t[:]
+        WRITES[write](t, a)
+        return 0.2 * (t if write == "data" else view).mean().clamp(0, 1) + 0.1 * b
+
+    assert set(graph.of(model_of(rule)).edges) == {("a", "c"), ("b", "c")}
+
+
+def test_written_tensors_reach_masks_and_delta_sites() -> None:
+    def model() -> None:
+        a = pyro.sample("a", dist.Bernoulli(0.3))
+        mask, mean = torch.tensor(True), torch.zeros(())
+        mask.copy_(a.bool())
+        mean.copy_(a)
+        with poutine.mask(mask=mask):
+            pyro.sample("b", dist.Normal(0.0, 1.0))
+        pyro.sample("c", dist.Normal(pyro.sample("d", dist.Delta(mean)), 1.0))
+        pyro.sample("e", dist.Normal(pyro.deterministic("f", mean), 1.0))
+
+    assert set(graph.of(model).edges) == {("a", "b"), ("a", "c"), ("a", "e")}
+
+
+def test_what_is_written_later_is_no_parent() -> None:
+    def model() -> None:
+        x = torch.zeros(3)
+        for i in range(3):
+            x[i] = pyro.sample(f"x{i}", dist.Normal(x[i - 1], 1.0))
+
+    assert set(graph.of(model).edges) == {("x0", "x1"), ("x0", "x2"), ("x1", "x2")}
+
+
+def test_values_that_share_memory_are_apart() -> None:
+    """Columns of one data set, and draws that a distribution writes into: their parents are not their children's."""
+    data = torch.randn(5, 2)
+
+    def model() -> None:
+        a = pyro.sample("a", dist.Gamma(1.0, 1.0))
+        b = pyro.sample("b", dist.Gamma(a, 1.0))
+        left = pyro.sample("left", dist.Normal(b, 1.0).expand([5]).to_event(1), obs=data[:, 0])
+        pyro.sample("right", dist.Normal(left, 1.0).to_event(1), obs=data[:, 1])
+
+    assert set(graph.of(model).edges) == {("a", "b"), ("b", "left"), ("left", "right")}
+
+
+def test_computed_observations_are_edges() -> None:
+    """As where missing values are latent: the density of x is one of theirs."""
+
+    def model() -> None:
+        missing = pyro.sample("missing", dist.Normal(0.0, 1.0))
+        x = torch.where(torch.tensor([True, False]), missing, torch.ones(2))
+        pyro.sample("x", dist.Normal(0.0, 1.0).expand([2]).to_event(1), obs=x)
+
+    assert list(graph.of(model).edges) == [("missing", "x")]
+
+
+def test_shapes_stay_shapes() -> None:
+    """`Tensor.new` makes data of a tuple, and a tensor of that shape of a `torch.Size`."""
+
+    def model() -> None:
+        a = pyro.sample("a", dist.HalfCauchy(torch.tensor(1.0)))
+        assert isinstance(a.shape, torch.Size)
+        assert a.new(a.shape).shape == a.shape == ()
+        assert pyro.sample("b", dist.Cauchy(a, 1.0)).shape == ()
+
+    assert list(graph.of(model).edges) == [("a", "b")]
+
+
+def test_sites_of_one_name() -> None:
+    def model() -> None:
+        pyro.sample("a", dist.Normal(pyro.sample("a", dist.Normal(0.0, 1.0)), 1.0))
+
+    with pytest.raises(InputError, match="two sites 'a'"):
+        graph.of(model)
 
 
 @pytest.mark.parametrize("rule", LOST)
