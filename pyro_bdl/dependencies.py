@@ -51,7 +51,8 @@ def dependencies(model: Callable[..., Any], args: Any, kwargs: Any, marks: Marks
     record, parents = Record(), _Parents(marks)
     with torch.no_grad(), pyro.validation_enabled(False), marks.followed(), record, parents:
         model(*args, **kwargs)
-    return {name: Site(record.nodes[name], found) for name, found in parents.found.items()}
+    known = parents.found.keys()  # arguments may have the marks of a program around this one
+    return {name: Site(record.nodes[name], found & known) for name, found in parents.found.items()}
 
 
 def base_name(fn: Any) -> str:

@@ -6,14 +6,13 @@ from typing import Any, cast
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.infer.inspect import TrackProvenance
-from pyro.ops.provenance import detach_provenance, get_provenance
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_bdl.dependencies import dependencies
 from pyro_bdl.errors import InputError
+from pyro_bdl.provenance import Marks, Names
 
 Program = Callable[..., Any]
 
@@ -23,7 +22,8 @@ class WithPredictor:
 
     Latent sites that reached the data only through that value are gone: the weights of the linear predictor, and what
     their prior hangs on. Which these are is found at the first call, from the provenance of each site's log density
-    (Wingate et al. 2011). Learned parameters (`pyro.param`) of the linear predictor stay, without a use.
+    (Wingate et al. 2011); one whose value leaves torch (`float(w)`, `if w > 0:`) stays. Learned parameters
+    (`pyro.param`) of the linear predictor stay, without a use.
 
     Args:
         model: a Pyro program.
@@ -64,36 +64,39 @@ def unused_without(site: str, model: Program, args: tuple[Any, ...], kwargs: dic
     >>> list(unused_without("mean", line, (torch.ones(3), torch.ones(3)), {}))
     ['slope']
     """
-    cut = _Cut(site)
+    left: set[str] = set()  # sites whose values went out of torch: they may be anywhere
+    marks = Marks(lambda _, names: left.update(names))
+    cut = _Cut(site, marks)
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices), torch.no_grad(), poutine.block(), cut, TrackProvenance():
-        trace = poutine.trace(model).get_trace(*args, **kwargs)
+    with torch.random.fork_rng(devices=devices), poutine.block(), cut:
+        sites = dependencies(model, args, kwargs, marks)
     if cut.upstream is None:
         raise InputError(
             "predictor", expected=f"a site pyro.deterministic({site!r}, ...) in the program",
-            got=f"the sites {[name for name, node in trace.nodes.items() if node['type'] == 'sample']}",
+            got=f"the sites {cut.names}",
         )  # fmt: skip
-    nodes = {n: node for n, node in trace.nodes.items() if node["type"] == "sample" and not site_is_subsample(node)}
-    parents = {name: _provenance(node) & nodes.keys() for name, node in nodes.items() if not _is_deterministic(node)}
-    above = _ancestors(cut.upstream & parents.keys(), parents)
-    rest = {name for name in parents if name not in above or nodes[name]["is_observed"]}
-    unused = above - _ancestors(rest, parents)
-    return {name: detach_provenance(cast(Any, nodes[name]["value"])) for name in nodes if name in unused}
+    parents = {name: found.parents for name, found in sites.items()}
+    above = _ancestors(cut.upstream & sites.keys(), parents)
+    rest = {name for name in sites if name not in above or sites[name].node["is_observed"]}
+    unused = above - _ancestors(rest | (left & sites.keys()), parents)
+    return {name: marks.without(found.node["value"]) for name, found in sites.items() if name in unused}
 
 
 class _Cut(Messenger):
-    """Notes on what the value of a deterministic site hangs, and hides that from what follows."""
+    """Notes on what the value of a deterministic site hangs, hides that from what follows, and lists all sites."""
 
-    def __init__(self, site: str) -> None:
+    def __init__(self, site: str, marks: Marks) -> None:
         super().__init__()
-        self.site = site
-        self.upstream: frozenset[str] | None = None
+        self.site, self.marks = site, marks
+        self.names: list[str | None] = []
+        self.upstream: Names | None = None
 
     def _pyro_post_sample(self, msg: Message) -> None:
+        self.names.append(msg["name"])
         if msg["name"] == self.site and (msg["infer"] or {}).get("_deterministic"):
             value: Any = msg["value"]
-            self.upstream = get_provenance(value)
-            msg["value"] = detach_provenance(value)
+            self.upstream = self.marks.of(value)
+            msg["value"] = self.marks.without(value)
 
 
 class _Replace(Messenger):
@@ -118,20 +121,10 @@ class _Replace(Messenger):
             msg["fn"], msg["value"] = law, self.value
 
 
-def _ancestors(names: set[str] | frozenset[str], parents: Mapping[str, frozenset[str]]) -> set[str]:
+def _ancestors(names: set[str] | Names, parents: Mapping[str, Names]) -> set[str]:
     found, left = set(), set(names)
     while left:
         name = left.pop()
         found.add(name)
         left |= parents[name] - found
     return found
-
-
-def _provenance(node: Any) -> frozenset[str]:
-    """The sites from which a site's log density is made."""
-    with torch.no_grad():
-        return get_provenance(node["fn"].log_prob(node["value"]))
-
-
-def _is_deterministic(node: Any) -> bool:
-    return bool((node["infer"] or {}).get("_deterministic"))

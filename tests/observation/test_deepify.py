@@ -210,6 +210,68 @@ def test_other_uses_keep_a_site() -> None:
         assert sorted(latent(deep, (X, REAL))) == sorted([*DEEP, "b", "s"])
 
 
+def written(s: Tensor) -> Tensor:
+    noise = torch.zeros(N)
+    noise[:] = s.exp()
+    return noise
+
+
+USES: dict[str, Callable[[Tensor, Tensor], None]] = {
+    "scale": lambda eta, s: poutine.scale(observe, scale=s.exp())(eta, torch.ones(N)),
+    "mask": lambda eta, s: poutine.mask(observe, mask=s > -9)(eta, torch.ones(N)),
+    "a Python number": lambda eta, s: observe(eta, torch.full((N,), float(s.exp()))),
+    "a Python branch": lambda eta, s: observe(eta, torch.ones(N)) if s > 0 else observe(eta, 2 * torch.ones(N)),
+    "in place": lambda eta, s: observe(eta, written(s)),
+    "TorchScript": lambda eta, s: observe(eta, EXP.noise(s).expand(N)),
+}
+EXP = torch.jit.CompilationUnit("def noise(s):\n  return s.exp()\n")
+
+
+def observe(eta: Tensor, noise: Tensor) -> None:
+    with pyro.plate("data", N):
+        pyro.sample("y", dist.Normal(eta, noise), obs=REAL)
+
+
+@pytest.mark.parametrize("use", USES)
+def test_hidden_uses_keep_a_site(use: str) -> None:
+    """However a site above the predictor enters besides: else it would stay for good at one draw from its prior."""
+
+    def model(x: Tensor) -> None:
+        s = pyro.sample("s", dist.Normal(0.0, 1.0))
+        w = pyro.sample("w", dist.Normal(torch.zeros(3), s.exp()).to_event(1))
+        USES[use](pyro.deterministic("eta", x @ w), s)
+
+    deep = bdl.deepify(model, bnn(nn.Sequential(*network(), nn.Flatten(0))), predictor="eta")
+    assert sorted(latent(deep, (X,))) == sorted([*DEEP, "s"])
+
+
+def test_within_another_program() -> None:
+    """Whose graph is looked at; what the deep model is given comes from a site of that."""
+    deep = bdl.deepify(gaussian, bnn(nn.Sequential(*network(), nn.Flatten(0))), predictor="eta")
+
+    def model() -> None:
+        x = pyro.sample("x", dist.Normal(torch.zeros(N, 3), 1.0).to_event(2))
+        deep(x, REAL)
+
+    assert set(bdl.graph.of(model).predecessors("y")) == {"x", "y.noise", *DEEP}
+
+
+def test_a_predictor_written_in_place() -> None:
+    """What is upstream is known, and goes."""
+
+    def model(x: Tensor, y: Tensor) -> None:
+        eta = torch.zeros(N)
+        for column in range(3):
+            eta += x[:, column] * pyro.sample(f"w{column}", dist.Normal(0.0, 1.0))
+        eta[:] = eta * pyro.sample("s", dist.Normal(0.0, 1.0))
+        eta = pyro.deterministic("eta", eta)
+        with pyro.plate("data", N):
+            pyro.sample("y", dist.Normal(eta, 1.0), obs=y)
+
+    deep = bdl.deepify(model, bnn(nn.Sequential(*network(), nn.Flatten(0))), predictor="eta")
+    assert sorted(latent(deep, (X, REAL))) == sorted(DEEP)
+
+
 def test_effects_of_data_points_go_with_any_batch() -> None:
     """A random effect of each data point within the linear predictor, in batches of different lengths."""
 
@@ -287,7 +349,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "no program": (lambda: bdl.deepify(3, network()), "a Pyro program, got int"),  # type: ignore[arg-type]
     "no network": (lambda: bdl.deepify(REGRESSION, None), "expected a network"),  # type: ignore[arg-type]
     "inputs for an object": (lambda: bdl.deepify(REGRESSION, network(), inputs=lambda x: x), "inputs: expected None"),
-    "no such site": (lambda: in_function("mu"), r"pyro.deterministic\('mu'"),
+    "no such site": (lambda: in_function("mu"), r"pyro.deterministic\('mu'.*'eta'"),
     "a site that is drawn": (lambda: in_function("w"), r"pyro.deterministic\('w'"),
     "a matrix for a vector": (lambda: in_function("eta"), r"\(60,\), that of 'eta', got shape \(60, 1\)"),
 }
