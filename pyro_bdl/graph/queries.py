@@ -36,8 +36,8 @@ def query(model: Program, of: str | Iterable[str], *, given: Values | None = Non
         latter together sum to 1.
 
     Raises:
-        InputError: a name that is not in the model, an observed site or one both asked for and given, a value outside
-            of a site's support or of another shape, or values that are impossible together.
+        InputError: a name that is not in the model, an observed site or one both asked for and given, a value that is no
+            number, outside of a site's support or of another shape, or values that are impossible together.
         UnsupportedModelError: a latent site that is not discrete and not given, and see `factors_of`.
 
     >>> import pyro.distributions as dist
@@ -98,9 +98,14 @@ def _sites(model: Program) -> dict[str, Any]:
 
 
 def _value(name: str, fn: Any, value: Tensor | float) -> Tensor:
-    """A value as a tensor of the site's shape, inside of its support."""
+    """A value as a tensor of the site's shape, inside of its support; checked before it is made an integer."""
     example = fn.sample()
-    value = torch.as_tensor(value, dtype=example.dtype, device=example.device)
+    exact = example.dtype if example.is_floating_point() else torch.float64
+    try:
+        value = torch.as_tensor(value, dtype=exact, device=example.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        expected = "a number or a tensor"
+        raise InputError(f'the value of "{name}"', expected=expected, got=f"{value!r} ({error})") from error
     if value.dim() and value.shape != example.shape:
         got = f"shape {tuple(value.shape)}"
         raise InputError(f'the value of "{name}"', expected=f"shape {tuple(example.shape)}", got=got)
@@ -109,4 +114,4 @@ def _value(name: str, fn: Any, value: Tensor | float) -> Tensor:
     if not bool(inside.all()):
         bad = value if inside.dim() == 0 else value[~inside][0]
         raise InputError(f'the value of "{name}"', expected=f"a value in {fn.support}", got=str(bad.tolist()))
-    return value
+    return value.to(example.dtype)

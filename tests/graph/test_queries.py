@@ -107,7 +107,38 @@ def test_continuous_sites_must_be_given() -> None:
     assert graph.query(continuous, "z", given={"mean": 0.0}).tolist() == pytest.approx([0.5, 0.5])
 
 
+def die() -> None:
+    face = pyro.sample("face", dist.Categorical(torch.tensor([0.5, 0.3, 0.2])))
+    pyro.sample("win", dist.Bernoulli(torch.tensor([0.1, 0.5, 0.9])[face]))
+
+
+@pytest.mark.parametrize("face", [1, 1.0, True, np.int64(1), torch.tensor(1), torch.tensor(1.0)])
+def test_values_of_integer_sites(face: Any) -> None:
+    assert graph.query(die, "win", given={"face": face}).tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_values_keep_their_precision() -> None:
+    """In single precision, a tenth is more than one deviation away."""
+    law = dist.Normal(torch.tensor(0.1, dtype=torch.float64), 1e-9)
+    assert torch.allclose(graph.log_evidence(lambda: pyro.sample("x", law), {"x": 0.1}), law.log_prob(law.loc))
+
+
 BAD: dict[str, tuple[Any, str, dict[str, Any], str]] = {
+    **{
+        f"a face of {face!r}": (die, "win", {"face": face}, rf'the value of "face": expected a value in .*, got {told}')
+        for face, told in [
+            (1.9, 1.9),
+            (-0.5, -0.5),
+            (0.5, 0.5),
+            (torch.tensor(0.5), 0.5),
+            (3, 3),
+            (-1, -1),
+            (np.nan, "nan"),
+        ]
+    },
+    "a word": (die, "win", {"face": "one"}, r'the value of "face": expected a number or a tensor, got \'one\''),
+    "nothing": (die, "win", {"face": None}, r'the value of "face": expected a number or a tensor, got None'),
+    "a ragged list": (die, "win", {"face": [[1], [1, 2]]}, r'the value of "face": expected a number or a tensor'),
     "unknown": (traffic_jam, "jam", {}, r"of: expected names among rush_hour, .*, got 'jam'"),
     "unknown given": (traffic_jam, "sirens", {"jam": 1.0}, r"given: expected names among .*, got 'jam'"),
     "observed": (continuous, "x", {"mean": 0.0}, r"of: expected names among mean, z, got 'x'"),
