@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import reduce
 from itertools import combinations
 
 import networkx as nx
@@ -28,7 +29,7 @@ class MarkovField:
 
     Args:
         potentials: by variables, a table with an axis a variable, of finite numbers that are at least 0, and not all
-            0. A variable has as many values as its axes are long.
+            0. A variable has as many values as its axes are long. The field has the finest number type of them.
 
     Raises:
         InputError: a potential with another number of axes than names, a name twice, negative or non-finite numbers,
@@ -44,6 +45,8 @@ class MarkovField:
         self.potentials = {tuple(names): _checked(names, table) for names, table in potentials.items()}
         if not self.potentials:
             raise InputError("potentials", expected="at least one", got="none")
+        dtype = reduce(torch.promote_types, (table.dtype for table in self.potentials.values()))
+        self.potentials = {names: table.to(dtype) for names, table in self.potentials.items()}
         self.sizes: dict[str, int] = {}
         for names, table in self.potentials.items():
             for name, size in zip(names, table.shape, strict=True):

@@ -36,8 +36,8 @@ def query(model: Program, of: str | Iterable[str], *, given: Values | None = Non
         latter together sum to 1.
 
     Raises:
-        InputError: a name that is not in the model, an observed site or one both asked for and given, a value that is no
-            number, outside of a site's support or of another shape, or values that are impossible together.
+        InputError: a name that is not in the model, an observed site or one both asked for and given, a value that is
+            no number, outside of a site's support or of another shape, or values that are impossible together.
         UnsupportedModelError: a latent site that is not discrete and not given, and see `factors_of`.
 
     >>> import pyro.distributions as dist
@@ -84,7 +84,8 @@ def _factors(model: Program, sites: Mapping[str, Any], given: Mapping[str, Any])
     factors = factors_of(poutine.condition(model, data=data))
     total = factors.log_total()
     if not bool(total > torch.finfo(total.dtype).min / 2):
-        raise InputError("given", expected="values that are possible together", got=f"log probability {float(total)}")
+        what = "given" if given else "the model"
+        raise InputError(what, expected="values that are possible together", got=f"log probability {float(total)}")
     return factors
 
 

@@ -78,6 +78,21 @@ def test_a_zero_potential() -> None:
     assert graph.query(apart, ["a", "b"]).tolist() == [[0.0, 0.5], [0.5, 0.0]]
 
 
+def test_tables_of_mixed_precision() -> None:
+    """The field is in the finest of them."""
+    single, double = torch.tensor([[2.0, 1.0], [1.0, 2.0]]), torch.tensor([1.0, 3.0]).double()
+    field = graph.MarkovField({("a", "b"): single, ("b",): double})
+    assert field.log_partition().dtype == torch.float64
+    assert float(field.log_partition().exp()) == pytest.approx(12, abs=1e-12)
+    assert graph.query(field, "b").tolist() == pytest.approx([0.25, 0.75], abs=1e-12)
+
+
+def test_a_field_that_allows_nothing() -> None:
+    field = graph.MarkovField({("a",): torch.tensor([0.0, 1.0]), ("a", "b"): torch.tensor([[1.0, 1.0], [0.0, 0.0]])})
+    with pytest.raises(InputError, match="the model: expected values that are possible together"):
+        graph.query(field, "b")
+
+
 @pytest.mark.parametrize(
     ("potentials", "message"),
     [
