@@ -15,7 +15,7 @@ from matplotlib.transforms import Affine2D
 from pyro_bdl.diagnostics.plots import style
 from pyro_bdl.errors import InputError
 from pyro_bdl.graph.layout import Box, Layout, layered
-from pyro_bdl.graph.names import ModelOrGraph, directed, is_factor, require_names
+from pyro_bdl.graph.names import ModelOrGraph, Name, Names, directed, is_factor, require_names, simple
 
 SHADE = "#C9C9C9"
 BENDS = (0.0, 0.25, -0.25, 0.4, -0.4, 0.6, -0.6)  # of an edge, the first that keeps clear of other nodes
@@ -30,8 +30,8 @@ Curve: TypeAlias = list[tuple[float, float]]
 def draw(
     model: ModelOrGraph | nx.Graph,
     *,
-    given: str | Iterable[str] = (),
-    path: Sequence[str] = (),
+    given: Names = (),
+    path: Sequence[Name] = (),
     title: str = "",
     ax: Axes | None = None,
 ) -> Figure:
@@ -56,7 +56,7 @@ def draw(
 
     >>> draw(nx.DiGraph([("rain", "wet"), ("sprinkler", "wet")]), given="wet").savefig("/dev/null", format="png")
     """
-    graph = model if isinstance(model, nx.Graph) and not model.is_directed() else directed(model)
+    graph = simple(model) if isinstance(model, nx.Graph) and not model.is_directed() else directed(model)
     if not graph:
         raise InputError("the graph", expected="at least one node", got="none")
     shaded = set(require_names(given, graph, what="given"))

@@ -1,10 +1,11 @@
 """The undirected side: moral graphs, cliques, Markov blankets."""
 
 from itertools import combinations
+from typing import Any
 
 import networkx as nx
 
-from pyro_bdl.graph.names import ModelOrGraph, directed, is_factor, require_names
+from pyro_bdl.graph.names import ModelOrGraph, Name, directed, is_factor, require_names
 
 
 def moralise(model: ModelOrGraph) -> nx.Graph:
@@ -48,7 +49,7 @@ def cliques(model: ModelOrGraph | nx.Graph) -> list[tuple[str, ...]]:
     return sorted(found, key=lambda clique: [place[node] for node in clique])
 
 
-def markov_blanket(model: ModelOrGraph, site: str) -> list[str]:
+def markov_blanket(model: ModelOrGraph, site: Name) -> list[Any]:
     """The sites that make all others irrelevant to this one: parents, children, their other parents (Pearl 1988).
 
     Args and errors: those of `factorisation`, and an `InputError` for a name that is not in the graph.

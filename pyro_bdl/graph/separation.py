@@ -1,15 +1,14 @@
 """Conditional independence that a directed graph implies: d-separation, by a ball that rolls along the edges."""
 
-from collections.abc import Iterable, Iterator
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import networkx as nx
 
 from pyro_bdl.errors import InputError
-from pyro_bdl.graph.names import ModelOrGraph, directed, is_factor, require_names
+from pyro_bdl.graph.names import ModelOrGraph, Name, Names, directed, is_factor, require_names
 
-Names = str | Iterable[str]
-State = tuple[str, Literal["from child", "from parent"]]
+State = tuple[Name, Literal["from child", "from parent"]]
 
 
 def d_separated(model: ModelOrGraph, a: Names, b: Names, *, given: Names = ()) -> bool:
@@ -23,7 +22,7 @@ def d_separated(model: ModelOrGraph, a: Names, b: Names, *, given: Names = ()) -
 
     Args:
         model: a Pyro program without arguments (`functools.partial(model, x)` for one with), or a `networkx.DiGraph`.
-        a, b: a name or names of sites.
+        a, b: a name or names of sites (in a graph any nodes).
         given: likewise. Default none.
 
     Raises:
@@ -37,7 +36,7 @@ def d_separated(model: ModelOrGraph, a: Names, b: Names, *, given: Names = ()) -
     return bayes_ball(model, a, b, given=given) is None
 
 
-def bayes_ball(model: ModelOrGraph, a: Names, b: Names, *, given: Names = ()) -> list[str] | None:
+def bayes_ball(model: ModelOrGraph, a: Names, b: Names, *, given: Names = ()) -> list[Any] | None:
     """The way of a ball from a to b, one of the shortest, or `None` where none gets through (Shachter 1998).
 
     The ball passes through a site that is not given: from a parent on to the children, from a child on to parents and
@@ -60,12 +59,12 @@ def bayes_ball(model: ModelOrGraph, a: Names, b: Names, *, given: Names = ()) ->
     moves.add_edges_from(((target, way), "end") for target in targets for way in ("from child", "from parent"))
     try:
         path = nx.shortest_path(moves, "start", "end")
-    except (nx.NetworkXNoPath, nx.NodeNotFound):
+    except nx.NetworkXNoPath:
         return None
     return [node for node, _ in path[1:-1]]
 
 
-def _moves(graph: nx.DiGraph, blocked: set[str]) -> Iterator[tuple[State, State]]:
+def _moves(graph: nx.DiGraph, blocked: set[Name]) -> Iterator[tuple[State, State]]:
     """From each state of the ball, where it is and whence it came, to the next ones."""
     for node in graph:
         up: list[State] = [(parent, "from child") for parent in graph.predecessors(node)]
@@ -77,7 +76,7 @@ def _moves(graph: nx.DiGraph, blocked: set[str]) -> Iterator[tuple[State, State]
             yield from (((node, "from parent"), state) for state in down)
 
 
-def _parts(graph: nx.DiGraph, a: Names, b: Names, given: Names) -> tuple[set[str], set[str], set[str]]:
+def _parts(graph: nx.DiGraph, a: Names, b: Names, given: Names) -> tuple[set[Name], set[Name], set[Name]]:
     """The three sets, which must be apart."""
     named = {
         what: set(require_names(names, graph, what=what)) for what, names in (("a", a), ("b", b), ("given", given))
@@ -85,9 +84,8 @@ def _parts(graph: nx.DiGraph, a: Names, b: Names, given: Names) -> tuple[set[str
     for first, second in (("a", "b"), ("a", "given"), ("b", "given")):
         both = named[first] & named[second]
         if both:
-            raise InputError(
-                f"{first} and {second}", expected="different sites", got=f"{', '.join(sorted(both))} in both"
-            )
+            told = ", ".join(sorted(map(str, both)))
+            raise InputError(f"{first} and {second}", expected="different sites", got=f"{told} in both")
     for what in ("a", "b"):
         if not named[what]:
             raise InputError(what, expected="at least one name", got="none")

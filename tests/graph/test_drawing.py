@@ -75,8 +75,13 @@ def test_the_way_is_coloured() -> None:
     assert sum(arrow.get_edgecolor() == _rgba(style.VERMILION) for arrow in arrows) == len(way) - 1
 
 
+PARALLEL = nx.MultiDiGraph([("a", "b"), ("a", "b"), ("b", "c")])
+GRID = nx.MultiGraph([((0, 0), (0, 1)), ((0, 0), (0, 1)), ((0, 1), (1, 1))])
+
+
 def test_figures_can_be_written(tmp_path: Path) -> None:
-    for i, what in enumerate((ring_road, ring_road.graph(), traffic_jam, nx.Graph([]), nx.empty_graph(1))):
+    graphs = (ring_road.graph(), nx.Graph([]), nx.empty_graph(1), PARALLEL, GRID)
+    for i, what in enumerate((ring_road, traffic_jam, *graphs)):
         if isinstance(what, nx.Graph) and not what:
             with pytest.raises(InputError, match="at least one node"):
                 graph.draw(what)

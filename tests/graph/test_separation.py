@@ -1,6 +1,7 @@
 """d-separation says what tests of independence in exact tables say, on random graphs; its way is a ball's way."""
 
 from itertools import pairwise
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -93,6 +94,27 @@ def test_sets_of_names() -> None:
     assert not graph.d_separated(net, "a", ["b", "e"])
 
 
+@pytest.mark.parametrize("names", [(0, 1, 2), ((0, 0), (0, 1), (1, 1)), ("a", 1.5, ("b",))])
+def test_any_hashable_is_a_name(names: tuple[Any, ...]) -> None:
+    first, middle, last = names
+    chain = nx.DiGraph([(first, middle), (middle, last)])
+    assert not graph.d_separated(chain, first, last)
+    assert graph.d_separated(chain, first, last, given=middle)
+    assert graph.d_separated(chain, [first], [last], given={middle})
+    assert graph.bayes_ball(chain, first, last) == list(names)
+    assert graph.markov_blanket(chain, first) == [middle]
+    with pytest.raises(InputError, match="a and given: expected different sites"):
+        graph.d_separated(chain, [first, middle], last, given=[first, middle])
+    with pytest.raises(InputError, match=r"b: expected names among .*, got 7"):
+        graph.d_separated(chain, first, 7)
+
+
+def test_parallel_edges_are_one() -> None:
+    net = nx.MultiDiGraph([("a", "b"), ("a", "b"), ("b", "c")])
+    assert graph.bayes_ball(net, "a", "c") == ["a", "b", "c"]
+    assert graph.factorisation(net) == "p(a) p(b | a) p(c | b)"
+
+
 @pytest.mark.parametrize(
     ("a", "b", "given", "message"),
     [
@@ -115,6 +137,8 @@ def test_bad_names(a: str, b: str, given: list[str], message: str) -> None:
 def test_bad_graphs() -> None:
     with pytest.raises(InputError, match="no directed cycle, got a → b → a"):
         graph.d_separated(nx.DiGraph([("a", "b"), ("b", "a")]), "a", "b")
+    with pytest.raises(InputError, match="no directed cycle, got a → b → a"):
+        graph.d_separated(nx.MultiDiGraph([("a", "b"), ("b", "a")]), "a", "b")
     with pytest.raises(InputError, match="undirected"):
         graph.d_separated(nx.Graph([("a", "b")]), "a", "b")
     with pytest.raises(InputError, match="expected a Pyro program"):
