@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer.inspect import get_model_relations
 from pyro.ops.indexing import Vindex
 
 import pyro_bdl as bdl
@@ -204,6 +205,22 @@ def test_random_programs_have_their_graphs() -> None:
         found = graph.of(program(net, random_tables(net, rng)))
         assert set(found.edges) == set(net.edges)
         assert set(found) == set(net)
+
+
+def test_what_pyros_own_inspection_finds_is_there() -> None:
+    rng = np.random.default_rng()
+    models = {
+        "random": (program(net := random_graph(rng), random_tables(net, rng)), ()),
+        "rules": (model_of(SEEN["where"]), ()),
+        "network": (
+            bdl.Classifier(bdl.BayesianModule(torch.nn.Linear(3, 2))),
+            (torch.ones(5, 3), torch.zeros(5).long()),
+        ),
+    }
+    for model, args in models.values():
+        parents = get_model_relations(model, args)["sample_sample"]
+        found = graph.of(model, *args)
+        assert {(a, b) for b in found for a in parents[b] if a != b} == set(found.edges)
 
 
 def test_attributes() -> None:
