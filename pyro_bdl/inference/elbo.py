@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_bdl.errors import InputError
 from pyro_bdl.estimators import Estimator
-from pyro_bdl.inference.enumeration import Enumeration, expected
+from pyro_bdl.inference.enumeration import Enumeration, expected, first_free_dim
 from pyro_bdl.inference.kl_terms import kl_terms, latent
 from pyro_bdl.inference.numbers import refuse_non_finite
 from pyro_bdl.log_density import log_density
@@ -32,8 +32,8 @@ class MeanFieldELBO(ELBO):
     any reparameterised Pyro guide, or one within `local_reparameterization` or `flipout`.
 
     Discrete sites that the *guide* marks with `infer={"enumerate": "parallel"}` are summed out exactly, all values at
-    once, :math:`E_{q(y)}[\,\cdot\,] = \sum_y q(y) [\,\cdot\,]`. For those that only the model has, take Pyro's own
-    `TraceEnum_ELBO`.
+    once, :math:`E_{q(y)}[\,\cdot\,] = \sum_y q(y) [\,\cdot\,]`; what depends on them must stand in their plates. For
+    those that only the model has, take Pyro's own `TraceEnum_ELBO`.
 
     *Free bits* (Kingma et al. 2016, equation 15): each latent number within a plate counts, averaged over the batch, as
     at least :math:`\lambda` nats, :math:`\sum_j \max(\lambda, E_{batch}[KL_j])`, so that it costs nothing to use it a
@@ -46,8 +46,9 @@ class MeanFieldELBO(ELBO):
 
     Raises:
         InputError: a latent site of the model that the guide lacks: Pyro would silently draw it from the prior.
-        UnsupportedModelError: a site of the guide that is neither reparameterised nor enumerated; with free bits one
-            within a plate whose KL has no closed form.
+        UnsupportedModelError: a site of the guide that is neither reparameterised nor enumerated; an enumerated one
+            with `num_samples`, or on which sites outside of its plates depend; with free bits one within a plate whose
+            KL has no closed form.
         NumericalError: a likelihood or KL that is not finite; the message names the site.
 
     >>> import pyro, torch, pyro_bdl as bdl
@@ -73,7 +74,7 @@ class MeanFieldELBO(ELBO):
             raise InputError("free_bits", expected="a finite number of nats, not negative", got=repr(free_bits))
         super().__init__(num_particles=num_particles)
         self.kl_weight, self.free_bits = kl_weight, free_bits
-        self._first_free_dim: int | None = None  # left of all plates, once a guide with enumerated sites was met
+        self._enumerated: tuple[Any, Any, int] | None = None  # a model, its guide, and the first free dimension of both
 
     def loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
         """The negative bound, without gradients."""
@@ -105,29 +106,29 @@ class MeanFieldELBO(ELBO):
         return loss / self.num_particles
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        guide_trace = self._guide_trace(guide, args, kwargs)
-        model_trace = Record.of(model, *args, answers=guide_trace.nodes, **kwargs)
-        for node in latent(model_trace):
-            posterior_of(node, guide_trace)  # refuses a guide that lacks it
-        return model_trace, guide_trace
+        """The traces of both; of a model and guide not yet met the second, where there is something to enumerate."""
+        if self._enumerated is None or self._enumerated[:2] != (model, guide):
+            both = _traces(model, guide, args, kwargs)
+            dim = first_free_dim(*both)
+            if dim is None:
+                return both
+            self._enumerated = (model, guide, dim)
+        with EnumMessenger(first_available_dim=self._enumerated[-1]):
+            return _traces(model, guide, args, kwargs)
 
-    def _guide_trace(self, guide: Any, args: Any, kwargs: Any) -> Any:
-        """The guide's trace; the second, with all values of its enumerated sites, where it has any."""
-        if self._first_free_dim is None:
-            trace = Record.of(guide, *args, **kwargs)
-            sites = list(sample_sites(trace))
-            if not any(node["infer"].get("enumerate") == "parallel" for node in sites):
-                return trace
-            dims = [frame.dim for node in sites for frame in node["cond_indep_stack"] if frame.vectorized]
-            self._first_free_dim = min(dims, default=0) - 1
-        with EnumMessenger(first_available_dim=self._first_free_dim):
-            return Record.of(guide, *args, **kwargs)
+
+def _traces(model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    guide_trace = Record.of(guide, *args, **kwargs)
+    model_trace = Record.of(model, *args, answers=guide_trace.nodes, **kwargs)
+    for node in latent(model_trace):
+        posterior_of(node, guide_trace)  # refuses a guide that lacks it
+    return model_trace, guide_trace
 
 
 def _log_likelihood(node: Node, enumeration: Enumeration | None) -> Tensor:
     if enumeration is None:
         return log_density(node["fn"], node["value"], scale=node["scale"], mask=node["mask"])
-    term = expected(node["fn"].log_prob(node["value"]), enumeration)
+    term = expected(node["fn"].log_prob(node["value"]), node, enumeration)
     return scale_and_mask(term, node["scale"], node["mask"]).sum()
 
 

@@ -44,11 +44,11 @@ def kl_terms(
         if free_bits > 0.0 and node["cond_indep_stack"] and not is_enumerated(posterior):
             yield node["name"], _with_free_bits(node, posterior, enumeration, free_bits, drawn=drawn)
             continue
-        kl = expected(log_ratio(node, posterior) if drawn else kl_term(node, posterior), enumeration)
+        kl = expected(log_ratio(node, posterior) if drawn else kl_term(node, posterior), node, enumeration)
         yield node["name"], scale_and_mask(kl, node["scale"], node["mask"]).sum()
     for name, node in auxiliary.items():
         refuse_score_function(node)
-        yield name, scale_and_mask(expected(log_prob(node), enumeration), node["scale"], node["mask"]).sum()
+        yield name, scale_and_mask(expected(log_prob(node), node, enumeration), node["scale"], node["mask"]).sum()
 
 
 def latent(trace: Any) -> Iterator[Node]:
@@ -112,8 +112,8 @@ def _with_free_bits(
         )  # fmt: skip
     event_dim = len(node["fn"].event_shape)
     kl = kl.reshape(*kl.shape[: kl.dim() - event_dim], -1)  # (*batch, numbers)
-    if enumeration is not None and enumeration.concerns(kl[..., 0]):
-        kl = kl * enumeration.weights.unsqueeze(-1)
+    weights = None if enumeration is None else enumeration.weights(kl[..., 0], node)
+    kl = kl if weights is None else kl * weights.unsqueeze(-1)
     rows = math.prod(frame.size for frame in node["cond_indep_stack"] if frame.vectorized)
     mean = kl.flatten(0, -2).sum(0) / rows
     return torch.as_tensor(node["scale"]) * rows * mean.clamp_min(free_bits).sum()

@@ -142,7 +142,7 @@ class _Wrong(Enumeration):
     @classmethod
     def of(cls, guide_trace: Any) -> Any:
         found = super().of(guide_trace)
-        return None if found is None else found._replace(weights=cls.change(found.weights))
+        return found and cls(tuple(site._replace(weights=cls.change(site.weights)) for site in found.sites))
 
     change = staticmethod(lambda weights: weights)
 
@@ -154,8 +154,8 @@ def mutant(change: Callable[[Tensor], Tensor]) -> type[_Wrong]:
 MUTANTS: dict[str, tuple[str, Any]] = {
     "all classes alike": ("pyro_bdl.inference.elbo.Enumeration", mutant(torch.ones_like)),
     "no gradient through q(y)": ("pyro_bdl.inference.elbo.Enumeration", mutant(lambda weights: weights.detach())),
-    "the KL not weighed": ("pyro_bdl.inference.kl_terms.expected", lambda term, enumeration: term),
-    "the likelihood not weighed": ("pyro_bdl.inference.elbo.expected", lambda term, enumeration: term),
+    "the KL not weighed": ("pyro_bdl.inference.kl_terms.expected", lambda term, *_: term),
+    "the likelihood not weighed": ("pyro_bdl.inference.elbo.expected", lambda term, *_: term),
     "classes of the prior": (
         "pyro_bdl.latent.semi_supervised.SemiSupervisedVAE.logits", lambda vae, x: vae.classifier(x) * 0.0,
     ),
