@@ -3,31 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyro_bdl.record import Record
+from pyro_bdl.site_kl import base_law, closed_form_kl
 
 ACTIVE = 0.01
-
-
-def closed_form_kl(q: Any, p: Any) -> Tensor | None:
-    """KL(q || p), if there is a rule; that of a Delta would leave out its log density."""
-    if isinstance(base_law(q), dist.Delta):
-        return None
-    try:
-        return kl_divergence(q, p)
-    except NotImplementedError:
-        return None
-
-
-def base_law(law: Any) -> Any:
-    """The distribution of single numbers."""
-    while isinstance(law, dist.Independent):
-        law = law.base_dist
-    return law
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_bdl.errors import UnsupportedModelError
 from pyro_bdl.record import Node, Record, posterior_of, sample_sites
+from pyro_bdl.site_kl import turned
 
 
 class Particles(pyro.plate):
@@ -44,12 +45,14 @@ class Weighed(NamedTuple):
         scale: of the data plate, N/B.
         latent: of each latent site of single data points the pair of nodes in model and guide.
         shared: of each other latent site, likewise.
+        turned: the names of those whose KL has to be that of the draw.
     """
 
     log_weights: Tensor
     scale: float
     latent: list[tuple[Node, Node]]
     shared: list[tuple[Node, Node]]
+    turned: set[str]
 
 
 def traces(
@@ -96,7 +99,7 @@ def weighed(model_trace: Any, guide_trace: Any, *, posterior_law: Callable[[Any]
             "the model and its guide", expected="the same latent sites, some of them in one data plate",
             got=f"of the guide alone {sorted(names)}, in the data plate {[node['name'] for node, _ in pairs[True]]}",
         )  # fmt: skip
-    return Weighed(total, scales.pop(), pairs[True], pairs[False])
+    return Weighed(total, scales.pop(), pairs[True], pairs[False], turned(model_trace, guide_trace))
 
 
 def detached(law: Any) -> Any:

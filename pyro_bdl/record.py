@@ -66,6 +66,11 @@ def sample_sites(trace: Any) -> Iterator[Node]:
             yield node
 
 
+def latent(trace: Any) -> Iterator[Node]:
+    """The sites of a model that its data do not tell."""
+    return (node for node in sample_sites(trace) if not node["is_observed"])
+
+
 def posterior_of(node: Node, guide_trace: Any) -> Node:
     """What a guide says of a latent site of the model.
 

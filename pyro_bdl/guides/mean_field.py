@@ -22,6 +22,7 @@ from pyro_bdl.guides.initial import init_to_network, support_of
 from pyro_bdl.parameters import own_parameter
 
 FAMILIES = ("normal", "log_normal", "transformed")
+INDEPENDENT: Any = {"independent": True}  # of all other sites: see `pyro_bdl.site_kl.turned`
 
 
 class Moments(NamedTuple):
@@ -125,7 +126,7 @@ class AutoMeanField(AutoGuide):
                         plates[frame.name] = pyro.plate(frame.name, frame.size, dim=frame.dim)
                     stack.enter_context(plates[frame.name])
                 q = self._law(site, numbers, support_of(node["fn"]), node["fn"].event_dim)
-                values[site.name] = pyro.sample(site.name, q)
+                values[site.name] = pyro.sample(site.name, q, infer=INDEPENDENT)
         return values
 
     def _numbers(self) -> Iterator[Any]:

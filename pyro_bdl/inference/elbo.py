@@ -13,10 +13,10 @@ from torch import Tensor
 from pyro_bdl.errors import InputError
 from pyro_bdl.estimators import Estimator
 from pyro_bdl.inference.enumeration import Enumeration, expected, first_free_dim
-from pyro_bdl.inference.kl_terms import kl_terms, latent
+from pyro_bdl.inference.kl_terms import kl_terms
 from pyro_bdl.inference.numbers import refuse_non_finite
 from pyro_bdl.log_density import log_density
-from pyro_bdl.record import Node, Record, posterior_of, sample_sites
+from pyro_bdl.record import Node, Record, latent, posterior_of, sample_sites
 
 
 class MeanFieldELBO(ELBO):
@@ -28,8 +28,8 @@ class MeanFieldELBO(ELBO):
 
     Each KL is in closed form where `torch.distributions.kl` has a rule for the pair (see `pyro_bdl.distributions.kl`),
     else estimated from the draw, also for guides that are no mean field, and where a guide draws the latent variables
-    of data points in another order than the model. No log-probability is computed that is not used. The guide may be
-    any reparameterised Pyro guide, or one within `local_reparameterization` or `flipout`.
+    in another order than the model (see `pyro_bdl.site_kl.turned`). No log-probability is computed that is not used.
+    The guide may be any reparameterised Pyro guide, or one within `local_reparameterization` or `flipout`.
 
     Discrete sites that the *guide* marks with `infer={"enumerate": "parallel"}` are summed out exactly, all values at
     once, :math:`E_{q(y)}[\,\cdot\,] = \sum_y q(y) [\,\cdot\,]`; what depends on them must stand in their plates. For

@@ -8,9 +8,10 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from pyro_bdl.errors import InputError, UnsupportedModelError
-from pyro_bdl.inference.kl_terms import kl_term, refuse_score_function
+from pyro_bdl.inference.kl_terms import refuse_score_function
 from pyro_bdl.inference.numbers import refuse_non_finite
 from pyro_bdl.particles import Weighed, detached, log_mean_exp, traces, weighed
+from pyro_bdl.site_kl import kl_term
 
 Gradient = Literal["reparameterised", "doubly-reparameterised"]
 
@@ -103,7 +104,8 @@ def _shared(draws: Weighed) -> Tensor:
     """The KL of what all data points share."""
     total: Any = draws.log_weights.new_zeros(())
     for node, posterior in draws.shared:
-        total = total + refuse_non_finite(kl_term(node, posterior).sum(), "the KL", node["name"])
+        kl = kl_term(node, posterior, drawn=node["name"] in draws.turned).sum()
+        total = total + refuse_non_finite(kl, "the KL", node["name"])
     return total
 
 
