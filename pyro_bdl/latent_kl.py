@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_bdl.record import Record
-from pyro_bdl.site_kl import base_law, closed_form_kl
+from pyro_bdl.record import Node, Record, latent
+from pyro_bdl.site_kl import kl_of_numbers, turned
 
 ACTIVE = 0.01
 
@@ -18,6 +18,9 @@ def latent_kl(model: Callable[..., Any], guide: Callable[..., Any], *data: Any) 
 
     A number that the model does not use has the prior for its posterior, and a KL of zero; the literature counts those
     above 0.01 as active (after Burda, Grosse & Salakhutdinov 2016, section 5.2, who take a variance).
+
+    With several stochastic layers only the sum over all of them is a KL. A layer's number is its share of that sum,
+    which may be negative below the top: that of the draw where there is no closed form, see `pyro_bdl.site_kl.turned`.
 
     Args:
         model: with latent variables in a data plate; those whose KL has no rule are left out.
@@ -34,14 +37,24 @@ def latent_kl(model: Callable[..., Any], guide: Callable[..., Any], *data: Any) 
     """
     guide_trace = Record.of(guide, *data)
     model_trace = Record.of(model, *data, answers=guide_trace.nodes)
-    found = {}
-    for name, posterior in guide_trace.nodes.items():
-        node = model_trace.nodes.get(name)
-        if node is None or not posterior["cond_indep_stack"]:
-            continue
-        q: Any = posterior["fn"]
-        p: Any = node["fn"]
-        kl = closed_form_kl(base_law(q), base_law(p)) if posterior["value"].is_floating_point() else None
+    return kl_by_site(model_trace, guide_trace)
+
+
+def kl_by_site(model_trace: Any, guide_trace: Any) -> dict[str, Tensor]:
+    """What `latent_kl` gives, of a model and guide that were run."""
+    only_drawn, found = turned(model_trace, guide_trace), {}
+    for name, pair in of_data_points(model_trace, guide_trace).items():
+        kl = kl_of_numbers(*pair, drawn=name in only_drawn)
         if kl is not None:
-            found[name] = kl.reshape(-1, *p.event_shape).mean(0)
+            found[name] = kl.reshape(-1, *pair[0]["fn"].event_shape).mean(0)
     return found
+
+
+def of_data_points(model_trace: Any, guide_trace: Any) -> dict[str, tuple[Node, Node]]:
+    """Each continuous latent site within plates: its nodes in model and guide, in the guide's order."""
+    nodes = {node["name"]: node for node in latent(model_trace)}
+    return {
+        name: (nodes[name], posterior)
+        for name, posterior in guide_trace.nodes.items()
+        if name in nodes and posterior["cond_indep_stack"] and posterior["value"].is_floating_point()
+    }

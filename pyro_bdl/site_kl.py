@@ -33,8 +33,13 @@ def kl_term(node: Node, posterior: Node, *, drawn: bool) -> Tensor:
 
 
 def kl_of_numbers(node: Node, posterior: Node, *, drawn: bool) -> Tensor | None:
-    """The KL of each number of a latent site, (\\*batch, \\*event): as `kl_term`, but `None` where there is no rule."""
+    r"""The KL of each number of a latent site, (\*batch, \*event): in closed form or, if `drawn`, that of the draw.
+
+    `None` where there is no rule, or no law of each number alone.
+    """
     q, p = base_law(posterior["fn"]), base_law(node["fn"])
+    if q.event_shape or p.event_shape:
+        return None
     return q.log_prob(node["value"]) - p.log_prob(node["value"]) if drawn else closed_form_kl(q, p)
 
 

@@ -64,11 +64,10 @@ def _with_free_bits(
 ) -> Tensor:
     """The KL where each latent number, averaged over the batch, counts at least `free_bits`."""
     kl = kl_of_numbers(node, posterior, drawn=drawn)
-    q, p = base_law(posterior["fn"]), base_law(node["fn"])
-    if kl is None or p.event_shape or node["mask"] is not None:
+    if kl is None or node["mask"] is not None:
         raise UnsupportedModelError(
             f"the latent site {node['name']}", expected="a KL in closed form, and no mask, for free bits",
-            got=f"{type(q).__name__} and {type(p).__name__}",
+            got=f"{type(base_law(posterior['fn'])).__name__} and {type(base_law(node['fn'])).__name__}",
         )  # fmt: skip
     event_dim = len(node["fn"].event_shape)
     kl = kl.reshape(*kl.shape[: kl.dim() - event_dim], -1)  # (*batch, numbers)
