@@ -75,11 +75,13 @@ def weighed(model_trace: Any, guide_trace: Any, *, posterior_law: Callable[[Any]
 
     Raises:
         InputError: a latent site of the model that the guide lacks, or one of the guide's alone.
-        UnsupportedModelError: no latent variables of single data points, plates within the data plate, masked sites.
+        UnsupportedModelError: no latent variables of single data points, other plates within the data plate or beside
+            it, masked sites, sites of single data points that are scaled differently.
     """
     total: Any = 0.0
     pairs: dict[bool, list[tuple[Node, Node]]] = {True: [], False: []}
-    scales = set()
+    plates: set[str] = set()
+    scales: set[float] = set()
     for node in _sites(model_trace):
         local = _check_local(node)
         if not node["is_observed"]:
@@ -89,16 +91,22 @@ def weighed(model_trace: Any, guide_trace: Any, *, posterior_law: Callable[[Any]
                 total = total - posterior_law(posterior["fn"]).log_prob(node["value"])
         if local:
             total = total + node["fn"].log_prob(node["value"])
+            plates |= {plate.name for plate in _plates(node)}
             scales.add(float(node["scale"]))
         elif node["is_observed"]:
             site = f"the observed site {node['name']}"
             raise UnsupportedModelError(site, expected="one in the data plate", got="none")
     names = {node["name"] for node in _sites(guide_trace)} - {node["name"] for node in _sites(model_trace)}
-    if names or not pairs[True] or len(scales) != 1:
+    if names or not pairs[True]:
         raise UnsupportedModelError(
             "the model and its guide", expected="the same latent sites, some of them in one data plate",
             got=f"of the guide alone {sorted(names)}, in the data plate {[node['name'] for node, _ in pairs[True]]}",
         )  # fmt: skip
+    if len(plates) != 1:
+        raise UnsupportedModelError("the model", expected="one data plate", got=", ".join(sorted(plates)))
+    if len(scales) != 1:
+        got = ", ".join(f"{scale:g}" for scale in sorted(scales))
+        raise UnsupportedModelError(f"the plate {plates.pop()}", expected="one scale of all its sites", got=got)
     return Weighed(total, scales.pop(), pairs[True], pairs[False], turned(model_trace, guide_trace))
 
 

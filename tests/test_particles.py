@@ -1,6 +1,7 @@
 """Many draws of each data point: which sites have them, and that weights are of the right pairs."""
 
 import math
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -8,8 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+import pyro_bdl as bdl
+from pyro_bdl.errors import UnsupportedModelError
 from pyro_bdl.particles import Particles, detached, log_mean_exp, traces, weighed
 from tests.fresh_state import fresh_state  # noqa: F401
+from tests.latent.programs import black_and_white, semi_supervised
 
 X = torch.tensor([0.3, -1.0, 2.0, 0.0])
 
@@ -55,6 +59,64 @@ def test_weights_are_written_out() -> None:
     assert draws.scale == 10.0
     assert [node["name"] for node, _ in draws.latent] == ["z"]
     assert [node["name"] for node, _ in draws.shared] == ["weight"]
+
+
+def beside(program: Any, name: str, size: int) -> Any:
+    """The program with a site in another plate."""
+
+    def both(x: Tensor) -> None:
+        program(x)
+        with pyro.plate(name, size):
+            pyro.sample("g", dist.Normal(0.0, 1.0))
+
+    return both
+
+
+def tempered(x: Tensor) -> None:
+    """A likelihood that counts twice."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.poutine.scale(scale=2.0):
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def guide_of_tempered(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
+REFUSED = {
+    "a plate of one": (
+        beside(model, "one", 1),
+        beside(guide, "one", 1),
+        "model: expected one data plate, got data, one",
+    ),
+    "another plate": (beside(model, "a", 4), beside(guide, "a", 4), "model: expected one data plate, got a, data"),
+    "two scales": (tempered, guide_of_tempered, "plate data: expected one scale of all its sites, got 1, 2"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case: str) -> None:
+    *pair, message = REFUSED[case]
+    with pytest.raises(UnsupportedModelError, match=message):
+        weighed(*traces(*pair, (X,), {}, 3))
+
+
+def test_labelled_beside_unlabelled_data_are_two_plates() -> None:
+    pair, x = bdl.SemiSupervisedPair(semi_supervised(), alpha=0.0), black_and_white(4, 4)
+    with pytest.raises(UnsupportedModelError, match="expected one data plate, got data, labelled"):
+        bdl.log_marginal(pair.model, pair.guide, x, x, torch.tensor([0, 1, 2, 0]), num_samples=30)
+
+
+def test_the_bound_of_a_scaled_program_is_the_scaled_bound() -> None:
+    """With the KL of what data points share."""
+    losses = []
+    for scale in (0.1, 1.0):
+        torch.manual_seed(0)
+        pair = (pyro.poutine.scale(program, scale) for program in (model, guide))
+        losses.append(bdl.ImportanceWeightedELBO(3).loss(*pair, X))
+    assert losses[0] == pytest.approx(0.1 * losses[1], rel=1e-5)
 
 
 def test_the_plate_of_particles_does_not_scale() -> None:

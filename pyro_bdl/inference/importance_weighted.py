@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO
 from torch import Tensor
 
@@ -40,8 +41,8 @@ class ImportanceWeightedELBO(ELBO):
 
     Raises:
         InputError: K below 1, another gradient, a latent site that the guide lacks.
-        UnsupportedModelError: no latent variables of single data points, more than one plate around them; with
-            "doubly-reparameterised", more than one latent site; for gradients, sites that are not reparameterised.
+        UnsupportedModelError: no latent variables of single data points, more than one plate; with
+            "doubly-reparameterised" more than one latent site; for gradients, sites that are not reparameterised.
         NumericalError: a bound that is not finite.
 
     >>> import pyro, pyro_bdl as bdl
@@ -104,8 +105,8 @@ def _shared(draws: Weighed) -> Tensor:
     """The KL of what all data points share."""
     total: Any = draws.log_weights.new_zeros(())
     for node, posterior in draws.shared:
-        kl = kl_term(node, posterior, drawn=node["name"] in draws.turned).sum()
-        total = total + refuse_non_finite(kl, "the KL", node["name"])
+        kl = kl_term(node, posterior, drawn=node["name"] in draws.turned)
+        total = total + refuse_non_finite(scale_and_mask(kl, node["scale"]).sum(), "the KL", node["name"])
     return total
 
 
