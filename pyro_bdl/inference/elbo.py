@@ -1,6 +1,5 @@
 """The evidence lower bound of mean-field guides, with its KL in closed form."""
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,11 +9,10 @@ from pyro.infer import ELBO
 from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
 
-from pyro_bdl.errors import InputError
 from pyro_bdl.estimators import Estimator
 from pyro_bdl.inference.enumeration import Enumeration, expected, first_free_dim
 from pyro_bdl.inference.kl_terms import kl_terms
-from pyro_bdl.inference.numbers import refuse_non_finite
+from pyro_bdl.inference.numbers import not_negative, refuse_non_finite, require_count
 from pyro_bdl.log_density import log_density
 from pyro_bdl.record import Node, Record, latent, posterior_of, sample_sites
 
@@ -45,7 +43,8 @@ class MeanFieldELBO(ELBO):
         free_bits: lambda, in nats for each latent number. Default 0, the bound.
 
     Raises:
-        InputError: a latent site of the model that the guide lacks: Pyro would silently draw it from the prior.
+        InputError: numbers out of range; a latent site of the model that the guide lacks: Pyro would silently draw it
+            from the prior.
         UnsupportedModelError: a site of the guide that is neither reparameterised nor enumerated; an enumerated one
             with `num_samples`, or on which sites outside of its plates depend; with free bits one within a plate whose
             KL has no closed form.
@@ -68,10 +67,10 @@ class MeanFieldELBO(ELBO):
         kl_weight: float | Callable[[], float] = 1.0,
         free_bits: float = 0.0,
     ) -> None:
-        if num_particles < 1:
-            raise InputError("num_particles", expected="at least 1", got=str(num_particles))
-        if not 0.0 <= free_bits < math.inf:
-            raise InputError("free_bits", expected="a finite number of nats, not negative", got=repr(free_bits))
+        require_count("num_particles", num_particles)
+        not_negative("free_bits", free_bits)
+        if not callable(kl_weight):
+            not_negative("kl_weight", kl_weight)
         super().__init__(num_particles=num_particles)
         self.kl_weight, self.free_bits = kl_weight, free_bits
         self._enumerated: tuple[Any, Any, int] | None = None  # a model, its guide, and the first free dimension of both
@@ -94,7 +93,7 @@ class MeanFieldELBO(ELBO):
         """The negative bound as a tensor."""
         if isinstance(guide, Estimator) and not guide.examined:
             guide.examine(model, args, kwargs)
-        weight = self.kl_weight() if callable(self.kl_weight) else self.kl_weight
+        weight = not_negative("kl_weight()", self.kl_weight()) if callable(self.kl_weight) else self.kl_weight
         loss: Any = 0.0
         for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
             enumeration = Enumeration.of(guide_trace)

@@ -113,9 +113,11 @@ def fit_svi(
             block: only for `AutoMeanField`, without `kl_warmup` and `shrink`; the callbacks are told the mean of its
             multipliers.
         kl_warmup: epochs over which beta rises linearly from 0 to `kl_weight`. Default 0.
-        estimator: "local" reparameterisation, "flipout" or "plain" draws. Default "local", the least variance.
-        elbo: a Pyro ELBO instead of `MeanFieldELBO`, for guides that are no mean field; needs
-            `kl_weight=1` and `kl_warmup=0`.
+        estimator: "local" reparameterisation, "flipout" or "plain" draws. Default "local", the least variance. With an
+            `ImportanceWeightedELBO` all draws are plain.
+        elbo: a `MeanFieldELBO` with options of its own, by whose `kl_weight` that of the fit is multiplied; or another
+            Pyro ELBO, for guides that are no mean field, which needs `kl_weight=1` and `kl_warmup=0`. Default:
+            `MeanFieldELBO`.
         num_particles: draws per step, averaged. `AutoMeanField` with the local estimator takes them in one pass, on the
             batch repeated, if all observations stand in the data plate. Default 1.
         data_plate: the name of the data plate. Default: each plate with a `subsample_size`.

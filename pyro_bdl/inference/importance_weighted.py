@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_bdl.errors import InputError, UnsupportedModelError
 from pyro_bdl.inference.kl_terms import refuse_score_function
-from pyro_bdl.inference.numbers import refuse_non_finite
+from pyro_bdl.inference.numbers import refuse_non_finite, require_count
 from pyro_bdl.particles import Weighed, detached, log_mean_exp, traces, weighed
 from pyro_bdl.site_kl import kl_term
 
@@ -40,7 +40,7 @@ class ImportanceWeightedELBO(ELBO):
         gradient: "reparameterised" or, for one latent site, "doubly-reparameterised". Default "reparameterised".
 
     Raises:
-        InputError: K below 1, another gradient, a latent site that the guide lacks.
+        InputError: K no integer or below 1, another gradient, a latent site that the guide lacks.
         UnsupportedModelError: no latent variables of single data points, more than one plate; with
             "doubly-reparameterised" more than one latent site; for gradients, sites that are not reparameterised.
         NumericalError: a bound that is not finite.
@@ -53,8 +53,7 @@ class ImportanceWeightedELBO(ELBO):
     """
 
     def __init__(self, num_samples: int = 5, *, gradient: Gradient = "reparameterised") -> None:
-        if num_samples < 1:
-            raise InputError("num_samples", expected="at least 1", got=str(num_samples))
+        require_count("num_samples", num_samples)
         if gradient not in ("reparameterised", "doubly-reparameterised"):
             raise InputError("gradient", expected='"reparameterised" or "doubly-reparameterised"', got=repr(gradient))
         super().__init__()
@@ -68,7 +67,8 @@ class ImportanceWeightedELBO(ELBO):
     def loss_and_grads(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
         """The negative bound, its gradients added to the parameters."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        loss.backward()
+        if loss.requires_grad:
+            loss.backward()
         return float(loss.detach())
 
     def differentiable_loss(

@@ -1,6 +1,5 @@
 """The bounds by their names in the literature."""
 
-import math
 from typing import Any, Literal, get_args
 
 from pyro.infer import Trace_ELBO, TraceGraph_ELBO
@@ -8,6 +7,7 @@ from pyro.infer import Trace_ELBO, TraceGraph_ELBO
 from pyro_bdl.errors import InputError
 from pyro_bdl.inference.elbo import MeanFieldELBO
 from pyro_bdl.inference.importance_weighted import ImportanceWeightedELBO
+from pyro_bdl.inference.numbers import require_count
 
 ObjectiveName = Literal["elbo", "monte-carlo", "score-function", "iwae", "dreg"]
 
@@ -36,13 +36,10 @@ def objective(name: ObjectiveName, *, num_samples: int = 1, beta: float = 1.0, f
     'ImportanceWeightedELBO'
     """
     if name == "elbo":
-        if not 0.0 <= beta < math.inf:
-            raise InputError("beta", expected="a finite number, not negative", got=repr(beta))
         return MeanFieldELBO(num_samples, kl_weight=beta, free_bits=free_bits)
     if name not in get_args(ObjectiveName):
         raise InputError("objective", expected=f"one of {get_args(ObjectiveName)}", got=repr(name))
-    if num_samples < 1:
-        raise InputError("num_samples", expected="at least 1", got=str(num_samples))
+    require_count("num_samples", num_samples)
     if beta != 1.0 or free_bits != 0.0:
         raise InputError(f"beta and free bits with {name}", expected="1 and 0", got=f"{beta} and {free_bits}")
     if name in ("iwae", "dreg"):

@@ -9,6 +9,7 @@ from pyro_bdl.compression.random_code.kl_budget import KLBudget
 from pyro_bdl.errors import InputError, UnsupportedModelError
 from pyro_bdl.guides import AutoMeanField
 from pyro_bdl.inference.elbo import MeanFieldELBO
+from pyro_bdl.inference.numbers import not_negative, require_count
 from pyro_bdl.inference.shrink import Shrink
 
 KLWeight = float | Callable[[float], float] | KLBudget
@@ -16,16 +17,13 @@ KLWeight = float | Callable[[float], float] | KLBudget
 
 def check(epochs: int, num_particles: int, kl_weight: KLWeight, kl_warmup: float, estimator: str, elbo: Any) -> None:
     """Numbers out of range, and options that do not go together."""
-    for name, count in (("epochs", epochs), ("num_particles", num_particles)):
-        if not isinstance(count, int) or isinstance(count, bool):
-            raise InputError(name, expected="an integer", got=repr(count))
-        if count < 1:
-            raise InputError(name, expected="at least 1", got=str(count))
+    require_count("epochs", epochs)
+    require_count("num_particles", num_particles)
     if isinstance(kl_weight, KLBudget) and kl_warmup:
         remedy = "Give the budget a small start"
         raise InputError("kl_warmup", expected="0 with a KLBudget", got=repr(kl_warmup), remedy=remedy)
     for name, number in (("kl_weight", weight_of(kl_weight)(0.0)), ("kl_warmup", kl_warmup)):
-        _not_negative(name, number)
+        not_negative(name, number)
     if estimator not in ("local", "flipout", "plain"):
         raise InputError("estimator", expected='"local", "flipout" or "plain"', got=repr(estimator))
     if isinstance(elbo, RenyiELBO) and estimator != "plain":
@@ -46,13 +44,7 @@ def weight_of(kl_weight: KLWeight) -> Callable[[float], float]:
         return lambda _: 1.0
     if not callable(kl_weight):
         return lambda _: kl_weight
-    return lambda fraction: _not_negative(f"kl_weight({fraction:.3g})", kl_weight(fraction))
-
-
-def _not_negative(name: str, number: Any) -> float:
-    if not isinstance(number, (int, float)) or not 0.0 <= number < float("inf"):
-        raise InputError(name, expected="a number, 0 or more", got=repr(number))
-    return number
+    return lambda fraction: not_negative(f"kl_weight({fraction:.3g})", kl_weight(fraction))
 
 
 def shrink_options(shrink: Shrink | bool, guide: Any, elbo: Any) -> Shrink | None:

@@ -61,6 +61,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[BDLError], str]] = {
     "no gradient through draws": (
         lambda: bdl.MeanFieldELBO().loss(model, not_reparameterised, X, Y), UnsupportedModelError, "site s: expected",
     ),
+    "a weight below 0": (lambda: bdl.MeanFieldELBO(kl_weight=-1.0), InputError, "kl_weight: expected a finite number"),
+    "a weight that is no number": (
+        lambda: bdl.MeanFieldELBO(kl_weight=lambda: math.nan).loss(model, AutoNormal(model), X, Y), InputError,
+        r"kl_weight\(\): expected a finite number, 0 or more, got nan",
+    ),
+    "half a particle": (lambda: bdl.MeanFieldELBO(2.5), InputError, "num_particles: expected an integer, got 2.5"),  # type: ignore[arg-type]
     "no particles": (lambda: bdl.MeanFieldELBO(0), InputError, "num_particles: expected at least 1, got 0"),
     "infinite likelihood": (
         lambda: bdl.MeanFieldELBO().loss(model, infinite, X, Y), NumericalError, "the log-likelihood of y is -?inf",
