@@ -129,10 +129,13 @@ def enumerate_factors(
     except InputError:
         raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        told = str(error).partition("Trace Shapes")[0].strip()
+        remedy = "Write torch.where, or an index into a table, for an `if`; put batch dimensions into plates"
+        if "dims are supported" in told:  # of a tensor, torch says; each discrete site takes one
+            remedy = "Go along a chain by pyro.markov(range(...)), with which its sites take turns in a few dimensions"
         raise UnsupportedModelError(
             "the model", expected="a program that runs with its discrete sites at all their values at once",
-            got=f"an error, {str(error).partition('Trace Shapes')[0].strip()}",
-            remedy="Write torch.where, or an index into a table, for an `if`; put batch dimensions into plates",
+            got=f"an error, {told}", remedy=remedy,
         ) from error  # fmt: skip
     return _read(trace)
 

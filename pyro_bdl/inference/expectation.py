@@ -68,7 +68,10 @@ def expect(factors: Factors) -> Expectation:
 def _marginal(factors: Factors, weight: Tensor, site: str) -> Tensor:
     """q of one site: its factor's weights, summed over the values of the sites that its law depends on."""
     dims, kept = factors.dims[site], factors.plates[site] + factors.symbols[site]
-    weight = torch.einsum(f"{dims}->{''.join(symbol for symbol in kept if symbol in dims)}", weight)
+    summed = [axis for axis, symbol in enumerate(dims) if symbol not in kept]
+    left = [symbol for symbol in dims if symbol in kept]
+    weight = weight.sum(summed) if summed else weight
+    weight = weight.permute([left.index(symbol) for symbol in kept if symbol in left])
     for axis, symbol in enumerate(kept):
         if symbol not in dims:  # of length 1: Pyro packs it away
             weight = weight.unsqueeze(axis)

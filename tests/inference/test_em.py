@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,15 +47,15 @@ def counts(x: Tensor) -> None:
         pyro.sample("x", dist.Poisson(rate[z]), obs=x)
 
 
-def markov_chain(x: Tensor) -> None:
+def markov_chain(x: Tensor, *, markov: bool = False) -> None:
     """A hidden Markov model: each factor has two discrete sites."""
     first = pyro.param("first", lambda: simplex(2), constraint=constraints.simplex)
     move = pyro.param("move", lambda: simplex(2, 2), constraint=constraints.simplex)
     loc = pyro.param("loc", lambda: torch.randn(2, dtype=DOUBLE))
     z: Any = None
-    for t, point in enumerate(x):
+    for t in pyro.markov(range(len(x))) if markov else range(len(x)):
         z = pyro.sample(f"z{t}", dist.Categorical(first if t == 0 else move[z]))
-        pyro.sample(f"x{t}", dist.Normal(loc[z], 1.0), obs=point)
+        pyro.sample(f"x{t}", dist.Normal(loc[z], 1.0), obs=x[t])
 
 
 def groups(x: Tensor) -> None:
@@ -106,6 +107,34 @@ def test_markov_chain_by_hand() -> None:
     assert fit.bounds[-1] == pytest.approx(bound, abs=1e-10)
     found = [float(fit.responsibilities[f"z{t}"][1]) for t in range(6)]
     assert np.abs(np.array(found) - ones).max() < 1e-10
+
+
+def forward_backward(x: Tensor, values: dict[str, Tensor]) -> tuple[float, Tensor]:
+    """log p(x), and p(z_t | x), (T, 2)."""
+    emit, move = dist.Normal(values["loc"], 1.0).log_prob(x[:, None]), values["move"].log()
+    forward, backward = [values["first"].log() + emit[0]], [torch.zeros(2, dtype=DOUBLE)]
+    for t in range(1, len(x)):
+        forward.append((forward[-1][:, None] + move).logsumexp(0) + emit[t])
+        backward.insert(0, (move + emit[-t] + backward[0]).logsumexp(1))
+    joint = torch.stack(forward) + torch.stack(backward)
+    return float(joint[0].logsumexp(0)), joint.softmax(-1)
+
+
+@pytest.mark.parametrize("length", [27, 40])
+@pytest.mark.parametrize("markov", [False, True])
+def test_long_markov_chain(length: int, markov: bool) -> None:
+    """More sites than there are letters."""
+    x = torch.randn(length, dtype=DOUBLE)
+    fit = fit_em(partial(markov_chain, markov=markov), x, steps=1, progress=False)
+    bound, states = forward_backward(x, fit.values)
+    assert fit.bounds[-1] == pytest.approx(bound, abs=1e-9)
+    found = torch.stack([fit.responsibilities[f"z{t}"].reshape(2) for t in range(length)])
+    torch.testing.assert_close(found, states)
+
+
+def test_a_chain_too_long_for_a_dimension_each() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"up to 64 dims .* by pyro.markov"):
+        fit_em(markov_chain, torch.randn(70, dtype=DOUBLE), progress=False)
 
 
 def test_mixture_by_hand() -> None:
