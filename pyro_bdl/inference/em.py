@@ -63,7 +63,8 @@ def fit_em(
     (Dempster, Laird & Rubin 1977; Bishop 2006, section 9.4.) theta are the model's `pyro.param`s and its continuous
     latent sites: the former get their maximum likelihood, the latter, with their priors, the mode of the posterior in
     their own coordinates. The E-step is exact, by enumeration, so that after it the bound is log p(x, theta), and no
-    step lowers that. Without `maximise` the M-step climbs by L-BFGS from theta_t (generalised EM: higher is enough).
+    step lowers that. Without `maximise` the M-step climbs by L-BFGS from theta_t, or along the gradient where that
+    leads nowhere (generalised EM: higher is enough).
 
     Args:
         model: a Pyro model whose discrete latent sites can be enumerated, see `pyro_bdl.exact.factors_of`; all of the
@@ -82,10 +83,10 @@ def fit_em(
 
     Raises:
         InputError: arguments out of their range; `start` or `maximise` with other names, shapes or numbers outside of
-            a site's support; a model without discrete latent sites or without parameters.
+            a site's support; a climb from its boundary; a model without discrete latent sites or without parameters.
         UnsupportedModelError: see `pyro_bdl.exact.factors_of`.
-        NumericalError: a density that is not finite, as where a component without a prior collapses onto a point; or a
-            `maximise` that lowers the bound, which a maximum cannot.
+        NumericalError: a density or gradient that is not finite, as where a component without a prior collapses onto a
+            point; or a step that lowers the bound, which a maximum cannot.
 
     >>> import pyro.distributions as dist
     >>> x = torch.cat([torch.randn(50) - 3, torch.randn(50) + 3]).double()
@@ -117,12 +118,12 @@ def fit_em(
             gain = expectation.bound - bounds[-1]
             scale = 1 + abs(bounds[-1])
             if gain < -_rounding(values) * scale:
+                who, why = "the climb", "the expected complete log density was higher, up to rounding"
                 if maximise is not None:
-                    raise NumericalError(
-                        f"step {len(bounds)}: `maximise` lowered the bound from {bounds[-1]} to {expectation.bound}: "
-                        "what it gives is no maximum of the expected complete log density"
-                    )
-                gain = 0.0  # the climb found no way up
+                    who, why = "`maximise`", "what it gives is no maximum of the expected complete log density"
+                raise NumericalError(
+                    f"step {len(bounds)}: {who} lowered the bound from {bounds[-1]} to {expectation.bound}: {why}"
+                )
             bounds.append(expectation.bound)
             path.append(values)
             if gain <= tolerance * scale:
