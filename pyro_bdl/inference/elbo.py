@@ -42,6 +42,9 @@ class MeanFieldELBO(ELBO):
         kl_weight: beta, a number or a function without arguments that gives one (warm-up). Default 1, the bound.
         free_bits: lambda, in nats for each latent number. Default 0, the bound.
 
+    Attributes:
+        kl: of the last call, in nats over the whole data, without beta.
+
     Raises:
         InputError: numbers out of range; a latent site of the model that the guide lacks: Pyro would silently draw it
             from the prior.
@@ -73,6 +76,7 @@ class MeanFieldELBO(ELBO):
             not_negative("kl_weight", kl_weight)
         super().__init__(num_particles=num_particles)
         self.kl_weight, self.free_bits = kl_weight, free_bits
+        self.kl = torch.tensor(torch.nan)
         self._enumerated: tuple[Any, Any, int] | None = None  # a model, its guide, and the first free dimension of both
 
     def loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
@@ -94,15 +98,17 @@ class MeanFieldELBO(ELBO):
         if isinstance(guide, Estimator) and not guide.examined:
             guide.examine(model, args, kwargs)
         weight = not_negative("kl_weight()", self.kl_weight()) if callable(self.kl_weight) else self.kl_weight
-        loss: Any = 0.0
+        misfit: Any = 0.0
+        kl: Any = 0.0
         for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
             enumeration = Enumeration.of(guide_trace)
             for node in _observed(model_trace):
                 term = _log_likelihood(node, enumeration)
-                loss = loss - refuse_non_finite(term, "the log-likelihood", node["name"])
+                misfit = misfit - refuse_non_finite(term, "the log-likelihood", node["name"])
             for site, term in kl_terms(model_trace, guide_trace, enumeration=enumeration, free_bits=self.free_bits):
-                loss = loss + weight * refuse_non_finite(term, "the KL", site)
-        return loss / self.num_particles
+                kl = kl + refuse_non_finite(term, "the KL", site)
+        self.kl = torch.as_tensor(kl / self.num_particles).detach()
+        return (misfit + weight * kl) / self.num_particles
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """The traces of both; of a model and guide not yet met the second, where there is something to enumerate."""

@@ -50,7 +50,7 @@ class Fit:
         model, guide: as they were handed over; the guide is fitted in place.
         losses: the negative bound in nats of each epoch, averaged over its steps; during `kl_warmup` with the weight
             that the KL then had.
-        kls: its KL part, without the warm-up weight (nan where the guide has no KL apart).
+        kls: its KL part, without the warm-up weight (nan where another `elbo=` has no KL apart).
         seconds: wall-clock time of the training steps.
         coverage: which weight was drawn how (empty for the plain estimator).
         kept: with `shrink=`, which units were left at the end: masks by group of `find_units`; else empty.

@@ -68,7 +68,7 @@ class GuideStep(Step):
         self._refuse_bad_gradients()
         if not math.isfinite(total):
             raise NumericalError(f"the loss is {total}")
-        return Loss(total, float("nan"))
+        return Loss(total, float(self.elbo.kl) if isinstance(self.elbo, MeanFieldELBO) else math.nan)
 
     def _refuse_bad_gradients(self) -> None:
         sums = {name: p.grad.sum() for p, name in self.names.items() if p.grad is not None}

@@ -1,5 +1,6 @@
 """The fit loop: data of all kinds, warm-up, schedule, callbacks, seeds."""
 
+import math
 import subprocess
 import sys
 from typing import Any
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 import pyro_bdl as bdl
 from pyro_bdl.errors import InputError
+from tests.latent.programs import LinearGaussian, rows
 
 X = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long()
@@ -167,6 +169,25 @@ def test_own_elbo_with_its_kl_weight() -> None:
         losses.append(fit(epochs=1, batch_size=50, optimizer=frozen, **options).losses[0])
     assert losses[0] == pytest.approx(losses[2] + 0.25 * (losses[1] - losses[2]), rel=1e-5)
     assert elbo.kl_weight == 0.25
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_the_kl_of_any_guide_is_told(weight: float) -> None:
+    """In closed form here, over the whole data and without its weight, to the user and to callbacks."""
+    problem, told = LinearGaussian.example(), []
+    vae, x = problem.vae(), rows(20)
+    result = bdl.fit_svi(
+        vae.model, vae.guide, x, epochs=3, batch_size=10, elbo=bdl.MeanFieldELBO(2, kl_weight=0.7), kl_weight=weight,
+        optimizer=lambda p: torch.optim.SGD(p, lr=0.0), callbacks=[told.append], progress=False,
+    )  # fmt: skip
+    assert result.kls == pytest.approx([float(problem.kl(x).sum().detach())] * 3)
+    assert [one.kl for one in told] == result.kls
+
+
+def test_a_bound_without_a_kl_apart_tells_none() -> None:
+    vae = LinearGaussian.example().vae()
+    result = bdl.fit_svi(vae.model, vae.guide, rows(20), epochs=1, elbo=bdl.objective("iwae"), progress=False)
+    assert math.isnan(result.kls[0])
 
 
 def test_particles_of_a_plate_without_subsampling_count_once() -> None:
