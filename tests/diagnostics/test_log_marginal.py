@@ -15,7 +15,8 @@ import pyro_bdl as bdl
 from pyro_bdl.diagnostics import container
 from pyro_bdl.errors import InputError, NumericalError, UnsupportedModelError
 from pyro_bdl.latent import Gaussian
-from tests.latent.programs import CLASSES, PIXELS, LinearGaussian, black_and_white, hierarchical, rows, semi_supervised
+from pyro_bdl.particles import weighed
+from tests.latent.programs import PIXELS, LinearGaussian, rows
 from tests.statistics import Mismatch, mean_is, require, two_sided
 
 X = rows(10)
@@ -121,26 +122,6 @@ def test_pareto_k_of_few_draws_and_of_equal_weights(draws: int, monkeypatch: pyt
             assert found[0] == pytest.approx(found[2], abs=1e-6)  # the scale of the weights is nothing to it
 
 
-def test_classes_and_layers_are_summed_out() -> None:
-    """Of a mixture and of two layers: the same whether two autoencoders propose alike or not."""
-    vae, x = semi_supervised(), black_and_white(4, PIXELS)
-    found = bdl.log_marginal(vae.model, vae.guide, x, num_samples=20_000)
-    style = torch.randn(200_000, 2, dtype=torch.float64)
-    with torch.no_grad():
-        each = [_evidence_by_prior(vae, x, style, c) for c in range(CLASSES)]
-    expected = torch.stack(each).logsumexp(0) - np.log(CLASSES)
-    torch.testing.assert_close(found.value.double(), expected, atol=0.08, rtol=0)  # 10 standard errors
-    deep = hierarchical()
-    values = [bdl.log_marginal(deep.model, deep.guide, X, num_samples=n).mean for n in (20_000, 20_000)]
-    assert abs(values[0] - values[1]) < 0.05
-
-
-def _evidence_by_prior(vae: Any, x: Tensor, style: Tensor, label: int) -> Tensor:
-    """log p(x | y) by draws of the prior."""
-    law = torch.distributions.Bernoulli(logits=vae.decoder(style, vae.one_hot(torch.full((len(style),), label))))
-    return torch.stack([law.log_prob(row).sum(-1).logsumexp(0) for row in x]) - np.log(len(style))
-
-
 def test_random_weights_are_drawn_once_for_a_batch_of_draws() -> None:
     """With a posterior of no spread the result is that of the weights themselves."""
     problem = LinearGaussian.example()
@@ -157,7 +138,6 @@ def test_random_weights_are_drawn_once_for_a_batch_of_draws() -> None:
 
 def sowing(change: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     """`weighed` with an error in the weights."""
-    from pyro_bdl.particles import weighed
 
     def mutant(model_trace: Any, guide_trace: Any) -> Any:
         draws = weighed(model_trace, guide_trace)
