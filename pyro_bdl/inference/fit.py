@@ -1,17 +1,15 @@
 """The fit loop."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from pyro_bdl.compression.random_code.kl_budget import KLBudget
-from pyro_bdl.data_checks import check_finite
 from pyro_bdl.data_plate import SubsampleIndices
 from pyro_bdl.errors import InputError
 from pyro_bdl.estimators import Estimator, flipout, local_reparameterization
@@ -20,12 +18,14 @@ from pyro_bdl.guides import AutoMeanField
 from pyro_bdl.inference.checkpoint import Checkpoint
 from pyro_bdl.inference.collapse import warn_of_collapse
 from pyro_bdl.inference.elbo import MeanFieldELBO
+from pyro_bdl.inference.guide_step import GuideStep
 from pyro_bdl.inference.loop import Loop, readable
 from pyro_bdl.inference.options import KLWeight, budget_of, check, shrink_options, weight_of
+from pyro_bdl.inference.preparation import batches_of, first_of, seeded, way_back
 from pyro_bdl.inference.shrink import Shrink
 from pyro_bdl.inference.shrinking import Shrinking
-from pyro_bdl.inference.steps import FlatStep, GuideStep, Step
-from pyro_bdl.minibatches import Batch, Data, Minibatches
+from pyro_bdl.inference.steps import FlatStep, Step
+from pyro_bdl.minibatches import Batch, Data
 
 Optimizer = Callable[[Sequence[Tensor]], torch.optim.Optimizer]
 EstimatorName = Literal["local", "flipout", "plain"]
@@ -163,36 +163,25 @@ def fit_svi(
     check(epochs, num_particles, kl_weight, kl_warmup, estimator, elbo)
     options = shrink_options(shrink, guide, elbo)
     budget = budget_of(kl_weight, guide, elbo, options)
-    with _seeded(seed):
-        tensors = isinstance(data, (Tensor, tuple))
-        batches = Minibatches(
-            data, batch_size=128 if tensors and batch_size is None else batch_size, size=_size(data), device=device
-        )
+    with seeded(seed):
+        batches = batches_of(data, batch_size, device)
         plate = SubsampleIndices(size=batches.size, plate=data_plate)
-        first = _first(batches)
-        check_finite(first)
+        first = first_of(batches)
         wrapped = _estimator(model, guide, estimator)
 
         def new_step() -> Any:
             return _make_step(model, guide, wrapped, elbo, plate, first, num_particles, budget)
 
         step = readable(new_step, "the first batch")
-        before = [parameter.detach().clone() for parameter in step.parameters]
-        multipliers = None if budget is None else budget.state_dict()
+        go_back = way_back(step.parameters, budget)
         make = optimizer or (lambda parameters: torch.optim.Adam(parameters, lr=1e-3, fused=True))
-        torch_optimizer = make(step.parameters)
-        fit = Fit(model, guide)
-        whole, callbacks = step.parameters, tuple(callbacks)
+        torch_optimizer, whole, fit = make(step.parameters), step.parameters, Fit(model, guide)
         small = None if options is None else Shrinking(options, guide, step, new_step, kl_warmup=kl_warmup)
 
-        @torch.no_grad()
         def undo() -> None:
             if small is not None:
                 small.close()
-            if budget is not None and multipliers is not None:
-                budget.load_state_dict(multipliers)
-            for parameter, value in zip(whole, before, strict=True):
-                parameter.copy_(value)
+            go_back()
 
         with ExitStack() as stack:
             if small is not None:
@@ -211,24 +200,36 @@ def fit_svi(
                 undo=undo, shrinking=small,
             )  # fmt: skip
             stack.enter_context(loop.bar)
-            for epoch in range(len(fit.losses), epochs):
-                loss, seconds, weight = loop.epoch(epoch)
-                weight = weight if budget is None else float(budget.per_weight().mean())
-                fit.losses.append(loss.total)
-                fit.kls.append(loss.kl)
-                fit.seconds += seconds
-                if saved is not None:
-                    saved.write(fit.losses, fit.kls, fit.seconds)
-                told = Progress(epoch, loss.total, loss.kl, weight, guide, small.architecture if small else "")
-                with small.whole() if small and callbacks else nullcontext():
-                    stop = [callback(told) is True for callback in callbacks]
-                if any(stop):
-                    break
+            _run(loop, fit, saved, budget, small, tuple(callbacks))
             fit.kept = {} if small is None else small.kept
         if isinstance(step, GuideStep):
             warn_of_collapse(model, guide, plate, first)
     fit.coverage = wrapped.coverage() if isinstance(wrapped, Estimator) else []
     return fit
+
+
+def _run(
+    loop: Loop,
+    fit: Fit,
+    saved: Checkpoint | None,
+    budget: KLBudget | None,
+    small: Shrinking | None,
+    callbacks: Sequence[Callable[[Progress], Any]],
+) -> None:
+    """Epoch after epoch, of which `fit`, the checkpoint and the callbacks are told, until one of these ends it."""
+    for epoch in range(len(fit.losses), loop.epochs):
+        loss, seconds, weight = loop.epoch(epoch)
+        weight = weight if budget is None else float(budget.per_weight().mean())
+        fit.losses.append(loss.total)
+        fit.kls.append(loss.kl)
+        fit.seconds += seconds
+        if saved is not None:
+            saved.write(fit.losses, fit.kls, fit.seconds)
+        told = Progress(epoch, loss.total, loss.kl, weight, fit.guide, small.architecture if small else "")
+        with small.whole() if small and callbacks else nullcontext():
+            stop = [callback(told) is True for callback in callbacks]
+        if any(stop):
+            break
 
 
 def _make_step(
@@ -255,38 +256,3 @@ def _estimator(model: Any, guide: Any, name: str) -> Any:
     if name == "plain":
         return guide
     return (local_reparameterization if name == "local" else flipout)(guide, model=model)
-
-
-def _size(data: Any) -> int | None:
-    """N: tensors know it, a `DataLoader` with a sampler too; other iterables are gone through once to count it."""
-    if isinstance(data, (Tensor, tuple)):
-        return None
-    if isinstance(data, DataLoader) and data.batch_size is not None and isinstance(data.sampler, Sized):
-        return len(data.sampler)
-    size = 0
-    for batch in Minibatches(data):
-        check_finite(batch)
-        size += batch.length
-    return size or None
-
-
-def _first(batches: Minibatches) -> Batch:
-    """The first batch, looked at without taking it."""
-    place = batches.state_dict()
-    batch = batches.next()
-    if place["order_state"] is None:
-        batches.load_state_dict(batches.state_dict() | {"epoch": 0, "position": 0})
-    else:
-        batches.load_state_dict(place)
-    return batch
-
-
-@contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    """The fit's random numbers from a seed, the global generator left as it was; nothing without a seed."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield

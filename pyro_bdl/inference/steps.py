@@ -1,15 +1,14 @@
-"""The gradient of one step: for a flat mean-field guide, and for any guide."""
+"""The gradient of one step, and that for a flat mean-field guide."""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from copy import copy
 from typing import Any, NamedTuple
 
 import torch
-from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import biject_to, kl_divergence
+from torch.distributions import biject_to
 
 from pyro_bdl.compression.random_code.kl_budget import KLBudget
 from pyro_bdl.data_plate import SubsampleIndices
@@ -18,11 +17,11 @@ from pyro_bdl.errors import InputError, NumericalError
 from pyro_bdl.estimators import Estimator, LocalReparameterization
 from pyro_bdl.estimators.passes import begin_pass, dry_run
 from pyro_bdl.guides.mean_field import AutoMeanField, Site, posterior
-from pyro_bdl.inference.elbo import MeanFieldELBO
 from pyro_bdl.inference.flat_posterior import FlatPosterior
 from pyro_bdl.inference.numbers import refuse_non_finite
 from pyro_bdl.inference.recording import Recording
 from pyro_bdl.minibatches import Batch
+from pyro_bdl.site_kl import closed_form_kl
 
 
 class Loss(NamedTuple):
@@ -40,45 +39,6 @@ class Step(ABC):
     @abstractmethod
     def __call__(self, batch: Batch, kl_weight: float) -> Loss:
         """The loss; NumericalError, with the parameters unchanged, if it or a gradient is not finite."""
-
-
-class GuideStep(Step):
-    """For any guide: `MeanFieldELBO` and autograd, or a Pyro ELBO that is handed over."""
-
-    def __init__(self, model: Any, guide: Any, elbo: Any, plate: SubsampleIndices, first: Batch) -> None:
-        self.model, self.guide, self.elbo, self.plate, self.kl_weight = model, guide, elbo, plate, 1.0
-        if isinstance(elbo, MeanFieldELBO):  # a copy, so that the warm-up multiplies the caller's own weight
-            own = elbo.kl_weight
-            self.elbo = copy(elbo)
-            self.elbo.kl_weight = lambda: self.kl_weight * (own() if callable(own) else own)
-        with self._at(first), poutine.trace(param_only=True) as capture, torch.no_grad(), dry_run():
-            self.elbo.loss(model, guide, *first.args)
-        plate.require_plate()
-        nodes: dict[str, Any] = dict(capture.trace.nodes)
-        self.names = {node["value"].unconstrained(): name for name, node in nodes.items()}
-        self.parameters = list(self.names)
-
-    def __call__(self, batch: Batch, kl_weight: float) -> Loss:
-        """One call of the ELBO."""
-        for parameter in self.parameters:
-            parameter.grad = None
-        self.kl_weight = kl_weight
-        with self._at(batch):
-            total = float(self.elbo.loss_and_grads(self.model, self.guide, *batch.args))
-        self._refuse_bad_gradients()
-        if not math.isfinite(total):
-            raise NumericalError(f"the loss is {total}")
-        return Loss(total, float(self.elbo.kl) if isinstance(self.elbo, MeanFieldELBO) else math.nan)
-
-    def _refuse_bad_gradients(self) -> None:
-        sums = {name: p.grad.sum() for p, name in self.names.items() if p.grad is not None}
-        if sums and not bool(torch.isfinite(torch.stack(list(sums.values()))).all()):
-            for name, value in sums.items():
-                refuse_non_finite(value, "the gradient", name)
-
-    def _at(self, batch: Batch) -> SubsampleIndices:
-        self.plate.set(batch)
-        return self.plate
 
 
 class FlatStep(Step):
@@ -270,12 +230,11 @@ class FlatStep(Step):
         site, moments = self.sites[name], self.posterior.leaves[name]
         scale, mask = self.recording.scales[name]
         q = posterior(site, moments, self.supports[name], prior.event_dim)
-        try:
-            kl = kl_divergence(q, prior)
-        except NotImplementedError:
+        kl = closed_form_kl(q, prior)
+        if kl is None:
             draw = q.rsample()
             kl = q.log_prob(draw) - prior.log_prob(draw)
-        return (kl if mask is None else kl * mask).sum() * scale
+        return scale_and_mask(kl, scale, mask).sum()
 
     def _explain(self) -> None:
         """Name the site whose term is not finite."""

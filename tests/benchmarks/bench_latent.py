@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import pyro_bdl as bdl
 from models.latent_networks import dense, summed
 from pyro_bdl.data_plate import SubsampleIndices
-from pyro_bdl.inference.steps import GuideStep
+from pyro_bdl.inference.guide_step import GuideStep
 from pyro_bdl.minibatches import Batch
 from tests.benchmarks.bench_sgmcmc import milliseconds
 
