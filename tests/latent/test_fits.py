@@ -316,14 +316,15 @@ def log_alpha(vae: Any) -> Tensor:
 
 
 def test_a_node_prior_switches_off_a_latent_number_that_is_not_needed() -> None:
-    """Data of one dimension, two latent numbers. Over seeds log alpha was -9 for one and 2 to 6 for the other."""
+    """Data of one dimension, two latent numbers. Over 24 seeds log alpha was -9 for one, and 8 to 18 more, still
+    rising, for the other; the KL was 1.6 to 1.8 and below 0.0001."""
     data = torch.randn(300, 1) @ torch.tensor([[1.5, -1.0, 2.0, 0.5]])
     own = bdl.BayesianModule(nn.Linear(2, PIXELS), GroupNormalJeffreys())
     vae = bdl.VariationalAutoencoder(nn.Linear(PIXELS, 4), own, 2, likelihood=Gaussian(0.5))
     fitted(vae, data, epochs=250, optimizer=lambda p: torch.optim.Adam(p, lr=0.02), batch_size=100)
     used, other = log_alpha(vae).sort().values.tolist()
-    assert used < -4.0
-    assert other > -1.0
+    assert used < -7.0
+    assert other > used + 4.0
     kl = bdl.diagnostics.latent_kl(vae.model, vae.guide, data)["z"].sort().values
     assert float(kl[0]) < 0.01 < 1.0 < float(kl[1])
 
