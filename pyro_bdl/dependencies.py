@@ -11,7 +11,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 
-from pyro_bdl.provenance import Marks, Names
+from pyro_bdl.provenance import Marks, SiteNames
 from pyro_bdl.record import Node, Record
 
 
@@ -25,7 +25,7 @@ class Site:
     """
 
     node: Node
-    parents: Names
+    parents: SiteNames
 
 
 def dependencies(model: Callable[..., Any], args: Any, kwargs: Any, marks: Marks) -> dict[str, Site]:
@@ -71,7 +71,7 @@ class _Parents(Messenger):
     def __init__(self, marks: Marks) -> None:
         super().__init__()
         self._marks = marks
-        self.found: dict[str, Names] = {}
+        self.found: dict[str, SiteNames] = {}
 
     def _pyro_sample(self, msg: Message) -> None:
         self._marks.may_leave = True

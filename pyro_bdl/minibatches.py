@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pyro_bdl.errors import InputError
+from pyro_bdl.number_checks import require_count
 
 Data = Tensor | tuple[Tensor, ...] | Iterable[Any]
 
@@ -73,8 +74,8 @@ class Minibatches:
             n = _check_tensors(self._tensors)
             if size not in (None, n):
                 raise InputError("size", expected=f"{n}, the data's first dimension", got=str(size))
-            if batch_size is not None and batch_size < 1:
-                raise InputError("batch_size", expected="at least 1", got=str(batch_size))
+            if batch_size is not None:
+                require_count("batch_size", batch_size)
             self.size: int | None = n
             self.batch_size: int | None = min(batch_size or n, n)
         else:

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-Names = frozenset[str]
+SiteNames = frozenset[str]
 
 # What makes of a tensor something that has no marks.
 LEAVING = frozenset({
@@ -47,12 +47,12 @@ class Marks:
     __float__ a
     """
 
-    def __init__(self, leave: Callable[[str, Names], None]) -> None:
+    def __init__(self, leave: Callable[[str, SiteNames], None]) -> None:
         self._leave = leave
         self.may_leave = False
-        self._function, self._given = "an operation", Names()  # what runs, and the marks it was called with
+        self._function, self._given = "an operation", SiteNames()  # what runs, and the marks it was called with
         self._transformed = False  # whether it does within torch.func, where what it returns wraps what is marked
-        self._written: dict[int, tuple[torch.UntypedStorage, Names]] = {}  # held, so that no other takes its place
+        self._written: dict[int, tuple[torch.UntypedStorage, SiteNames]] = {}  # held, so that no other takes its place
 
     @contextmanager
     def followed(self) -> Iterator[None]:
@@ -60,7 +60,7 @@ class Marks:
         with _Functions(self), _Operations(self):
             yield
 
-    def of(self, values: Any) -> Names:
+    def of(self, values: Any) -> SiteNames:
         """The marks of all the tensors in a structure."""
         with torch._C.DisableTorchFunction():
             tensors = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
@@ -72,7 +72,7 @@ class Marks:
         """The value with this mark alone."""
         value = self.without(value)
         with torch._C.DisableTorchFunction():
-            return ProvenanceTensor(value, Names({name}))
+            return ProvenanceTensor(value, SiteNames({name}))
 
     def without(self, value: Tensor) -> Tensor:
         """The value without marks; a copy, if it had some."""
@@ -82,7 +82,7 @@ class Marks:
             return detach_provenance(value.clone())
 
     @contextmanager
-    def _running(self, function: str, given: Names) -> Iterator[None]:
+    def _running(self, function: str, given: SiteNames) -> Iterator[None]:
         outer = self._function, self._given, self._transformed
         self._function, self._given = function, given
         self._transformed = torch._C._functorch.maybe_current_level() is not None
@@ -91,14 +91,14 @@ class Marks:
         finally:
             self._function, self._given, self._transformed = outer
 
-    def _note_written(self, tensor: Tensor, names: Names) -> None:
+    def _note_written(self, tensor: Tensor, names: SiteNames) -> None:
         key = _memory(tensor)
         if key is None:
             self._note_left(self._function, names)
         else:
             self._written[key] = tensor.untyped_storage(), self.of(tensor) | names
 
-    def _note_left(self, function: str, names: Names) -> None:
+    def _note_left(self, function: str, names: SiteNames) -> None:
         if names and not self.may_leave:
             self._leave(function, names)
 
@@ -164,7 +164,7 @@ def _each(kind: type[Tensor], change: Callable[[Any], Any], values: Any) -> Any:
     return tree_map_only(kind, change, values, is_leaf=lambda leaf: isinstance(leaf, torch.Size))
 
 
-def _marked(tensor: Tensor, names: Names) -> Tensor:
+def _marked(tensor: Tensor, names: SiteNames) -> Tensor:
     """The tensor with these marks, too; one that wraps another has them within, by `_Operations`."""
     return track_provenance(tensor, names) if _inner(tensor) is tensor else tensor
 

@@ -56,18 +56,17 @@ def turned(model_trace: Any, guide_trace: Any) -> set[str]:
 
     The closed form is the expected log ratio given all other sites. A guide that goes from the data up,
     :math:`q(z_1 | x)\, q(z_2 | z_1)`, where the model comes down, :math:`p(z_2)\, p(z_1 | z_2)`, tells :math:`z_2` of
-    :math:`z_1`. So it is with each site that the guide draws before one of the same plate, or one outside all plates
-    like itself, which the model draws first; but a later one that the guide marks with `infer={"independent": True}`
-    is told nothing.
+    :math:`z_1`. So it is with each site that the guide draws before one of the same plates, or of fewer, which the
+    model draws first; but a later one that the guide marks with `infer={"independent": True}` is told nothing.
     """
     place = {name: i for i, name in enumerate(guide_trace.nodes)}
     found: set[str] = set()
-    last: dict[Any, int] = {}  # by plate, the place in the guide of what the model had so far
+    last: dict[frozenset[str], int] = {}  # by plates, the place in the guide of what the model had so far
     for node in latent(model_trace):
         own = place[node["name"]]
-        for plate in [frame.name for frame in node["cond_indep_stack"]] or [None]:
-            if own < last.get(plate, -1):
-                found.add(node["name"])
-            if not guide_trace.nodes[node["name"]]["infer"].get("independent"):
-                last[plate] = max(own, last.get(plate, -1))
+        plates = frozenset(frame.name for frame in node["cond_indep_stack"])
+        if any(own < other for outer, other in last.items() if outer <= plates):
+            found.add(node["name"])
+        if not guide_trace.nodes[node["name"]]["infer"].get("independent"):
+            last[plates] = max(own, last.get(plates, -1))
     return found

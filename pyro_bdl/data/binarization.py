@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_bdl.errors import InputError
+from pyro_bdl.number_checks import require_count
 
 
 class DynamicallyBinarized:
@@ -29,9 +30,9 @@ class DynamicallyBinarized:
     """
 
     def __init__(self, x: Tensor, *, batch_size: int) -> None:
-        if len(x) == 0 or batch_size < 1:
-            got = f"{len(x)} images, batches of {batch_size}"
-            raise InputError("the data", expected="at least one image, and one a batch", got=got)
+        require_count("batch_size", batch_size)
+        if len(x) == 0:
+            raise InputError("the data", expected="at least one image", got="none")
         if not bool(((x >= 0) & (x <= 1)).all()):
             got = f"{float(x.min())} to {float(x.max())}"
             raise InputError("the images", expected="grey values in [0, 1]", got=got)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pyro_bdl.errors import InputError
 from pyro_bdl.minibatches import Batch
+from pyro_bdl.number_checks import require_count
 
 
 def balanced(y: Tensor, count: int, *, seed: int) -> Tensor:
@@ -71,9 +72,8 @@ class BesideLabelled:
         if min(counts) == 0 or len(y) != len(x_labelled):
             got = f"{counts[0]} and {counts[1]} with {len(y)} labels"
             raise InputError("the data", expected="some without labels, and some with one each", got=got)
-        if min(batch_size, labelled_batch_size) < 1:
-            got = f"{batch_size} and {labelled_batch_size}"
-            raise InputError("batch_size and labelled_batch_size", expected="at least 1", got=got)
+        require_count("batch_size", batch_size)
+        require_count("labelled_batch_size", labelled_batch_size)
         if images is not None and [len(part) for part in images] != counts:
             got = " and ".join(str(len(part)) for part in images)
             raise InputError("images", expected=f"{counts[0]} and {counts[1]}, one for each data point", got=got)

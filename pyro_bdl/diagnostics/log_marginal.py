@@ -12,6 +12,7 @@ from pyro_bdl.data_checks import check_finite
 from pyro_bdl.diagnostics.container import pareto_k
 from pyro_bdl.errors import InputError, NumericalError
 from pyro_bdl.minibatches import Batch
+from pyro_bdl.number_checks import require_count
 from pyro_bdl.particles import log_mean_exp, traces, weighed
 
 
@@ -89,9 +90,8 @@ def log_marginal(
         got = ", ".join(str(len(tensor)) for tensor in data)
         raise InputError("data", expected="tensors with as many rows", got=got)
     check_finite(Batch(data))
-    if num_samples < 1 or rows_at_once < 1:
-        got = f"{num_samples} and {rows_at_once}"
-        raise InputError("num_samples and rows_at_once", expected="at least 1", got=got)
+    require_count("num_samples", num_samples)
+    require_count("rows_at_once", rows_at_once)
     rows = min(len(data[0]), max(1, rows_at_once // min(num_samples, 100)))
     draws = max(1, rows_at_once // rows)
     parts: list[tuple[Tensor, ...]] = []

@@ -10,6 +10,7 @@ import numpy as np
 
 from pyro_bdl.diagnostics.arrays import Floats, as_floats, as_numpy, require_in_unit_interval, require_shape
 from pyro_bdl.errors import InputError
+from pyro_bdl.number_checks import require_count
 
 
 class KaplanMeier(NamedTuple):
@@ -157,8 +158,7 @@ def d_calibration(survival: Any, event: Any, *, bins: int = 10) -> DCalibration:
     """
     s = _probabilities(survival)
     happened = _events(event, s.shape)
-    if bins < 2:
-        raise InputError("bins", expected="at least 2", got=repr(bins))
+    require_count("bins", bins, least=2)
     edges = np.linspace(0, 1, bins + 1)
     own = np.clip(np.searchsorted(edges, s, side="left") - 1, 0, bins - 1)
     counts = np.bincount(own[happened], minlength=bins).astype(float)

@@ -11,7 +11,7 @@ from pyro.distributions import ExpandedDistribution, Independent, MaskedDistribu
 
 from pyro_bdl.dependencies import Site, base_name, dependencies
 from pyro_bdl.errors import InputError, UnsupportedModelError
-from pyro_bdl.provenance import Marks, Names
+from pyro_bdl.provenance import Marks, SiteNames
 
 Program = Callable[..., Any]
 
@@ -75,7 +75,7 @@ def _attributes(site: Site) -> dict[str, Any]:
     return {"observed": site.node["is_observed"], "factor": kind == "Unit", "distribution": kind, "plates": plates}
 
 
-def _refuse(function: str, names: Names) -> None:
+def _refuse(function: str, names: SiteNames) -> None:
     raise UnsupportedModelError(
         "the model", expected="sites whose values stay tensors, to be followed to what depends on them",
         got=f"{function} of a value that comes from {', '.join(map(repr, sorted(names)))}",

@@ -14,7 +14,6 @@ from pyro_bdl.minibatches import Minibatches
 from pyro_bdl.state_file import read_state, write_state
 
 FORMAT = "pyro_bdl fit 1"
-BOUND_SETTINGS = ("num_particles", "num_samples", "kl_weight", "free_bits", "alpha", "gradient")
 
 
 class Checkpoint:
@@ -28,8 +27,7 @@ class Checkpoint:
         batches: their place is saved.
         shrinking: of a fit whose network shrinks; what was cut is saved.
         budget: of a fit whose KL it drives; its multipliers are saved.
-        seed: of the fit, if it has one.
-        elbo: the bound, if it is not the usual one.
+        settings: what else a fit must have in common with that of the file.
     """
 
     def __init__(
@@ -42,8 +40,7 @@ class Checkpoint:
         shrinking: Shrinking | None = None,
         budget: KLBudget | None = None,
         *,
-        seed: int | None = None,
-        elbo: Any = None,
+        settings: Sequence[str] = (),
     ) -> None:
         self.path, self.optimizer, self.batches, self.shrinking = Path(path), optimizer, batches, shrinking
         self.budget = budget
@@ -52,8 +49,7 @@ class Checkpoint:
         self.layout += [f"{batches.size} data points", f"batches of {batches.batch_size}", type(optimizer).__name__]
         self.layout += [str(shrinking.options)] if shrinking is not None else []
         self.layout += [f"a budget of {len(budget.multipliers)} blocks"] if budget is not None else []
-        self.layout += ["no seed" if seed is None else f"seed {seed}"]
-        self.layout += [_bound(elbo)] if elbo is not None else []
+        self.layout += settings
 
     @property
     def parameters(self) -> Sequence[Tensor]:
@@ -89,7 +85,7 @@ class Checkpoint:
 
         Raises:
             CorruptFileError: the file is damaged.
-            InputError: it is that of another fit: other parameters, data, optimizer, seed or bound.
+            InputError: it is that of another fit: other parameters, data, optimizer or settings.
         """
         if not self.path.exists():
             return [], [], 0.0
@@ -122,13 +118,6 @@ class Checkpoint:
         if "random.cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["random.cuda"])
         return facts["losses"], facts["kls"], facts["seconds"]
-
-
-def _bound(elbo: Any) -> str:
-    """A bound and its settings, but not what it finds out by itself, such as how deep plates are."""
-    settings = {name: getattr(elbo, name, None) for name in BOUND_SETTINGS}
-    known = [f"{name} {value}" for name, value in settings.items() if isinstance(value, (int, float, str))]
-    return ", ".join([type(elbo).__name__, *known])
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

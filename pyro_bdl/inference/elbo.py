@@ -12,8 +12,9 @@ from torch import Tensor
 from pyro_bdl.estimators import Estimator
 from pyro_bdl.inference.enumeration import Enumeration, expected, first_free_dim
 from pyro_bdl.inference.kl_terms import kl_terms
-from pyro_bdl.inference.numbers import not_negative, refuse_non_finite, require_count
+from pyro_bdl.inference.numbers import refuse_non_finite
 from pyro_bdl.log_density import log_density
+from pyro_bdl.number_checks import not_negative, require_count
 from pyro_bdl.record import Node, Record, latent, posterior_of, sample_sites
 
 
@@ -30,8 +31,8 @@ class MeanFieldELBO(ELBO):
     The guide may be any reparameterised Pyro guide, or one within `local_reparameterization` or `flipout`.
 
     Discrete sites that the *guide* marks with `infer={"enumerate": "parallel"}` are summed out exactly, all values at
-    once, :math:`E_{q(y)}[\,\cdot\,] = \sum_y q(y) [\,\cdot\,]`; what depends on them must stand in their plates. For
-    those that only the model has, take Pyro's own `TraceEnum_ELBO`.
+    once, :math:`E_{q(y)}[\,\cdot\,] = \sum_y q(y) [\,\cdot\,]`; what depends on them must stand in their plates, of
+    which the first call must have all. For those that only the model has, take Pyro's own `TraceEnum_ELBO`.
 
     *Free bits* (Kingma et al. 2016, equation 15): each latent number within a plate counts, averaged over the batch, as
     at least :math:`\lambda` nats, :math:`\sum_j \max(\lambda, E_{batch}[KL_j])`, so that it costs nothing to use it a
@@ -78,6 +79,10 @@ class MeanFieldELBO(ELBO):
         self.kl_weight, self.free_bits = kl_weight, free_bits
         self.kl = torch.tensor(torch.nan)
         self._enumerated: tuple[Any, Any, int] | None = None  # a model, its guide, and the first free dimension of both
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the model and guide that it has met."""
+        return vars(self) | {"_enumerated": None}
 
     def loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
         """The negative bound, without gradients."""

@@ -1,6 +1,5 @@
 """Expectation maximisation for Pyro models with discrete latent sites."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from pyro_bdl.exact.factors import enumerate_factors
 from pyro_bdl.exact.plates import plate_nesting, require_discrete
 from pyro_bdl.inference.expectation import Expectation, expect
 from pyro_bdl.inference.maximisation import Parameters, climb
+from pyro_bdl.number_checks import not_negative, require_count
 
 Values = dict[str, Tensor]
 Maximise = Callable[[Mapping[str, Tensor], Values], Mapping[str, Tensor]]
@@ -99,10 +99,8 @@ def fit_em(
     >>> fit.bounds == sorted(fit.bounds), fit.converged
     (True, True)
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise InputError("steps", expected="an integer, at least 1", got=repr(steps))
-    if not 0 <= tolerance < math.inf:
-        raise InputError("tolerance", expected="a finite number, at least 0", got=str(tolerance))
+    require_count("steps", steps)
+    not_negative("tolerance", tolerance)
     args = data if isinstance(data, tuple) else (data,)
     with pyro.get_param_store().scope():
         parameters = Parameters.of(model, args)

@@ -20,7 +20,7 @@ from pyro_bdl.inference.collapse import warn_of_collapse
 from pyro_bdl.inference.elbo import MeanFieldELBO
 from pyro_bdl.inference.guide_step import GuideStep
 from pyro_bdl.inference.loop import Loop, readable
-from pyro_bdl.inference.options import KLWeight, budget_of, check, shrink_options, weight_of
+from pyro_bdl.inference.options import KLWeight, budget_of, check, shrink_options, told, weight_of
 from pyro_bdl.inference.preparation import batches_of, first_of, seeded, way_back
 from pyro_bdl.inference.shrink import Shrink
 from pyro_bdl.inference.shrinking import Shrinking
@@ -186,12 +186,10 @@ def fit_svi(
         with ExitStack() as stack:
             if small is not None:
                 stack.callback(small.close)
-            saved = (
-                Checkpoint(checkpoint, guide, whole, torch_optimizer, batches, small, budget, seed=seed, elbo=elbo)
-                if checkpoint
-                else None
-            )
-            if saved is not None:
+            saved = None
+            if checkpoint is not None:
+                settings = told(seed, kl_weight, kl_warmup, estimator, elbo, num_particles)
+                saved = Checkpoint(checkpoint, guide, whole, torch_optimizer, batches, small, budget, settings=settings)
                 fit.losses, fit.kls, fit.seconds = saved.restore()
             loop = Loop(
                 step if small is None else small.step, torch_optimizer, batches, first, epochs=epochs,

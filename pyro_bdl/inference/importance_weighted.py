@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pyro_bdl.errors import InputError, UnsupportedModelError
 from pyro_bdl.inference.kl_terms import refuse_score_function
-from pyro_bdl.inference.numbers import refuse_non_finite, require_count
+from pyro_bdl.inference.numbers import refuse_non_finite
+from pyro_bdl.number_checks import require_count
 from pyro_bdl.particles import Weighed, detached, log_mean_exp, traces, weighed
 from pyro_bdl.site_kl import kl_term
 

@@ -1,11 +1,10 @@
-"""Numbers that must be finite, or counts, or not negative."""
+"""Numbers that must be finite."""
 
 import math
-from typing import Any
 
 from torch import Tensor
 
-from pyro_bdl.errors import InputError, NumericalError
+from pyro_bdl.errors import NumericalError
 
 
 def refuse_non_finite(value: Tensor, what: str, site: str) -> Tensor:
@@ -24,30 +23,3 @@ def refuse_non_finite(value: Tensor, what: str, site: str) -> Tensor:
     if not math.isfinite(number):
         raise NumericalError(f"{what} of {site} is {number}")
     return value
-
-
-def require_count(name: str, count: Any) -> None:
-    """Raise unless a number of things is an integer, 1 or more.
-
-    >>> require_count("epochs", 2.5)
-    Traceback (most recent call last):
-    ...
-    pyro_bdl.errors.InputError: epochs: expected an integer, got 2.5
-    """
-    if not isinstance(count, int) or isinstance(count, bool):
-        raise InputError(name, expected="an integer", got=repr(count))
-    if count < 1:
-        raise InputError(name, expected="at least 1", got=str(count))
-
-
-def not_negative(name: str, number: Any) -> float:
-    """The number, if it is one, finite and not negative.
-
-    >>> not_negative("kl_weight", -1.0)
-    Traceback (most recent call last):
-    ...
-    pyro_bdl.errors.InputError: kl_weight: expected a finite number, 0 or more, got -1.0
-    """
-    if not isinstance(number, (int, float)) or not 0.0 <= number < math.inf:
-        raise InputError(name, expected="a finite number, 0 or more", got=repr(number))
-    return number

@@ -7,7 +7,7 @@ from pyro.infer import Trace_ELBO, TraceGraph_ELBO
 from pyro_bdl.errors import InputError
 from pyro_bdl.inference.elbo import MeanFieldELBO
 from pyro_bdl.inference.importance_weighted import ImportanceWeightedELBO
-from pyro_bdl.inference.numbers import require_count
+from pyro_bdl.number_checks import require_count
 
 ObjectiveName = Literal["elbo", "monte-carlo", "score-function", "iwae", "dreg"]
 

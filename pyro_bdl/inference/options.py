@@ -9,9 +9,10 @@ from pyro_bdl.compression.random_code.kl_budget import KLBudget
 from pyro_bdl.errors import InputError, UnsupportedModelError
 from pyro_bdl.guides import AutoMeanField
 from pyro_bdl.inference.elbo import MeanFieldELBO
-from pyro_bdl.inference.numbers import not_negative, require_count
 from pyro_bdl.inference.shrink import Shrink
+from pyro_bdl.number_checks import not_negative, require_count
 
+BOUND = ("num_particles", "num_samples", "kl_weight", "free_bits", "alpha", "gradient")  # what bounds differ in
 KLWeight = float | Callable[[float], float] | KLBudget
 
 
@@ -36,6 +37,26 @@ def check(epochs: int, num_particles: int, kl_weight: KLWeight, kl_warmup: float
             "kl_weight and kl_warmup", expected="1 and 0 with a Pyro ELBO, whose KL cannot be weighted",
             got=f"{kl_weight} and {kl_warmup}",
         )  # fmt: skip
+
+
+def told(
+    seed: int | None, kl_weight: KLWeight, kl_warmup: float, estimator: str, elbo: Any, num_particles: int
+) -> list[str]:
+    """What a checkpoint says of a fit, so that another one is not taken for it; functions are not told apart."""
+    bound = MeanFieldELBO(num_particles) if elbo is None else elbo
+    of_bound = ((name, getattr(bound, name, None)) for name in BOUND)
+    return [
+        _told("seed", seed), _told("kl_weight", kl_weight), _told("kl_warmup", kl_warmup), estimator,
+        ", ".join([type(bound).__name__, *(_told(name, value) for name, value in of_bound if value is not None)]),
+    ]  # fmt: skip
+
+
+def _told(name: str, value: Any) -> str:
+    if value is None:
+        return f"no {name}"
+    if isinstance(value, (int, float)):
+        return f"{name} {value:g}"
+    return f"{name} {value if isinstance(value, str) else type(value).__name__}"
 
 
 def weight_of(kl_weight: KLWeight) -> Callable[[float], float]:

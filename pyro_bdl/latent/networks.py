@@ -107,16 +107,6 @@ def _wants_parameters(handler: Any) -> bool:
     return isinstance(handler, TraceMessenger) or hasattr(handler, "_pyro_param")
 
 
-def check_size(size: int | None, of: str = "data") -> None:
-    """Refuse a number of data points that is none.
-
-    Raises:
-        InputError: no integer, or less than 1.
-    """
-    if size is not None and (not isinstance(size, int) or size < 1):
-        raise InputError("size", expected=f"at least 1 {of} point", got=repr(size))
-
-
 def data_plate(rows: int, size: int | None) -> Any:
     """The plate over the data points of a batch.
 

@@ -14,7 +14,6 @@ from pyro_bdl.latent.networks import (
     check_labels,
     check_numbers,
     check_shown,
-    check_size,
     data_plate,
     normal_of,
     observe,
@@ -23,6 +22,7 @@ from pyro_bdl.latent.networks import (
     standard_normal,
 )
 from pyro_bdl.latent.random_weights import RandomWeights, bayesian_modules
+from pyro_bdl.number_checks import require_count
 from pyro_bdl.parameters import picklable_state
 
 
@@ -106,9 +106,8 @@ class SemiSupervisedVAE(nn.Module):
         name: str = "vae",
     ) -> None:
         super().__init__()
-        if not isinstance(classes, int) or not isinstance(latent_size, int) or classes < 2 or latent_size < 1:
-            got = f"{classes} and {latent_size}"
-            raise InputError("classes and latent_size", expected="integers, at least 2 and 1", got=got)
+        require_count("classes", classes, least=2)
+        require_count("latent_size", latent_size)
         probabilities = torch.full((classes,), 1.0 / classes) if class_probabilities is None else class_probabilities
         if probabilities.shape != (classes,) or not bool(((probabilities > 0) & probabilities.isfinite()).all()):
             raise InputError("class_probabilities", expected=f"{classes} positive numbers", got=f"{probabilities}")
@@ -117,7 +116,8 @@ class SemiSupervisedVAE(nn.Module):
                 "classifier and encoder", expected="ordinary networks, whose weights are the guide's own parameters",
                 got="a BayesianModule",
             )  # fmt: skip
-        check_size(size)
+        if size is not None:
+            require_count("size", size)
         self.classifier, self.encoder, self.decoder = classifier, encoder, decoder
         self.latent_size, self.classes, self.size, self.name = latent_size, classes, size, name
         self.likelihood = Bernoulli() if likelihood is None else likelihood

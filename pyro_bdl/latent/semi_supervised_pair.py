@@ -1,7 +1,5 @@
 """The objective of semi-supervised learning: unlabelled data beside labelled ones, in one model and guide."""
 
-import math
-
 import pyro
 import pyro.distributions as dist
 import torch
@@ -13,12 +11,12 @@ from pyro_bdl.latent.networks import (
     check_labels,
     check_numbers,
     check_shown,
-    check_size,
     data_plate,
     observe,
     register,
 )
 from pyro_bdl.latent.semi_supervised import SemiSupervisedVAE
+from pyro_bdl.number_checks import not_negative, require_count
 
 LABELLED = "labelled"
 
@@ -45,10 +43,9 @@ class SemiSupervisedPair:
     """
 
     def __init__(self, vae: SemiSupervisedVAE, *, size: int | None = None, alpha: float = 0.1) -> None:
-        if not 0.0 <= alpha < math.inf:
-            raise InputError("alpha", expected="a finite number, not negative", got=repr(alpha))
-        check_size(size, of="labelled data")
-        self.vae, self.size, self.alpha = vae, size, alpha
+        if size is not None:
+            require_count("size", size)
+        self.vae, self.size, self.alpha = vae, size, not_negative("alpha", alpha)
 
     def model(
         self,

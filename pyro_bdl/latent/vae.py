@@ -15,7 +15,6 @@ from pyro_bdl.latent.networks import (
     PlainNormal,
     as_layers,
     check_numbers,
-    check_size,
     data_plate,
     normal_of,
     observe,
@@ -24,6 +23,7 @@ from pyro_bdl.latent.networks import (
     standard_normal,
 )
 from pyro_bdl.latent.random_weights import RandomWeights, bayesian_modules
+from pyro_bdl.number_checks import require_count
 from pyro_bdl.parameters import picklable_state
 
 Gradient = Literal["reparameterised", "score-function"]
@@ -107,7 +107,8 @@ class VariationalAutoencoder(nn.Module):
                 "gradient", expected='"reparameterised", or "score-function" (with a baseline or without)',
                 got=repr(gradient) + (" with a baseline" if baseline else ""),
             )  # fmt: skip
-        check_size(size)
+        if size is not None:
+            require_count("size", size)
         self.likelihood = Bernoulli() if likelihood is None else likelihood
         if gradient == "score-function" and baseline is None:
             baseline = RunningAverage()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_bdl.dependencies import dependencies
 from pyro_bdl.errors import InputError
-from pyro_bdl.provenance import Marks, Names
+from pyro_bdl.provenance import Marks, SiteNames
 
 Program = Callable[..., Any]
 
@@ -72,8 +72,8 @@ def unused_without(site: str, model: Program, args: tuple[Any, ...], kwargs: dic
         sites = dependencies(model, args, kwargs, marks)
     if cut.upstream is None:
         raise InputError(
-            "predictor", expected=f"a site pyro.deterministic({site!r}, ...) in the program",
-            got=f"the sites {cut.names}",
+            "predictor", got=f"the sites {cut.names}",
+            expected=f"an attribute {site!r} that is a program, or a site pyro.deterministic({site!r}, ...)",
         )  # fmt: skip
     parents = {name: found.parents for name, found in sites.items()}
     above = _ancestors(cut.upstream & sites.keys(), parents)
@@ -89,7 +89,7 @@ class _Cut(Messenger):
         super().__init__()
         self.site, self.marks = site, marks
         self.names: list[str | None] = []
-        self.upstream: Names | None = None
+        self.upstream: SiteNames | None = None
 
     def _pyro_post_sample(self, msg: Message) -> None:
         self.names.append(msg["name"])
@@ -121,7 +121,7 @@ class _Replace(Messenger):
             msg["fn"], msg["value"] = law, self.value
 
 
-def _ancestors(names: set[str] | Names, parents: Mapping[str, Names]) -> set[str]:
+def _ancestors(names: set[str] | SiteNames, parents: Mapping[str, SiteNames]) -> set[str]:
     found, left = set(), set(names)
     while left:
         name = left.pop()

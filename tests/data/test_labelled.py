@@ -48,8 +48,8 @@ REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "no data": ((X[:0], X[:4], Y), {}, "got 0 and 4 with 4 labels"),
     "no labels": ((X, X[:0], Y[:0]), {}, "got 10 and 0 with 0 labels"),
     "fewer labels": ((X, X[:4], Y[:3]), {}, "got 10 and 4 with 3 labels"),
-    "no batch": ((X, X[:4], Y), {"batch_size": 0}, "at least 1, got 0 and 3"),
-    "no labelled batch": ((X, X[:4], Y), {"labelled_batch_size": 0}, "at least 1, got 4 and 0"),
+    "no batch": ((X, X[:4], Y), {"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+    "no labelled batch": ((X, X[:4], Y), {"labelled_batch_size": 0}, "labelled_batch_size: expected at least 1, got 0"),
     "other images": ((X, X[:4], Y), {"images": (IMAGES, IMAGES)}, "images: expected 10 and 4.* got 10 and 10"),
 }
 

@@ -103,7 +103,11 @@ OTHER_FITS: dict[str, dict[str, Any]] = {
     "optimizer": {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1)},
     "seed": {"seed": 4},
     "no seed": {"seed": None},
-    "bound": {"elbo": bdl.MeanFieldELBO(), "estimator": "plain"},
+    "bound": {"elbo": bdl.MeanFieldELBO(2)},
+    "particles": {"num_particles": 2},
+    "estimator": {"estimator": "plain"},
+    "weight of the KL": {"kl_weight": 9.0},
+    "warm-up": {"kl_warmup": 2},
 }
 
 
@@ -113,6 +117,12 @@ def test_a_checkpoint_of_another_fit_is_refused(case: str, saved: bytes, tmp_pat
     path.write_bytes(saved)
     with pytest.raises(InputError, match="Name another file"):
         run(path, 3, **OTHER_FITS[case])
+
+
+def test_the_same_options_said_in_other_words_are_the_same_fit(saved: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "fit"
+    path.write_bytes(saved)
+    run(path, 3, elbo=bdl.MeanFieldELBO(kl_weight=1), kl_weight=1, kl_warmup=5.0)
 
 
 OTHER_BOUNDS = {
@@ -145,7 +155,7 @@ def test_a_checkpoint_that_tells_no_seed_is_refused(saved: bytes, tmp_path: Path
     path = tmp_path / "fit"
     path.write_bytes(saved)
     tensors, facts = read(path)
-    write_state(path, tensors, facts | {"layout": facts["layout"][:-1]})
+    write_state(path, tensors, facts | {"layout": [line for line in facts["layout"] if line != "seed 3"]})
     with pytest.raises(InputError, match=r"expected .*seed 3.*Name another file"):
         run(path, 3)
 

@@ -231,8 +231,8 @@ def test_nothing_outside_is_changed() -> None:
 
 GOOD = {"weight": torch.tensor(0.5, dtype=DOUBLE), "rate": torch.ones(2, dtype=DOUBLE)}
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "steps": ({"steps": 0}, "steps: expected an integer, at least 1, got 0"),
-    "tolerance": ({"tolerance": -1.0}, "tolerance: expected a finite number, at least 0"),
+    "steps": ({"steps": 0}, "steps: expected at least 1, got 0"),
+    "tolerance": ({"tolerance": -1.0}, "tolerance: expected a finite number, 0 or more"),
     "name": ({"start": {"ratio": torch.ones(2)}}, r"start: expected values for \['rate', 'weight'\], got for .*ratio"),
     "shape": ({"start": {"rate": torch.ones(3, dtype=DOUBLE)}}, r'start, "rate": expected .*\(2,\), .* got \(3,\)'),
     "dtype": ({"start": {"rate": torch.ones(2)}}, r'start, "rate": expected .* got \(2,\), torch.float32'),

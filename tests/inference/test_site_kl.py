@@ -56,6 +56,21 @@ def test_the_closed_form_there_is_caught(name: str, monkeypatch: pytest.MonkeyPa
         means_agree(draws(ELBOS[name]()), draws(Trace_ELBO()))
 
 
+def test_sites_of_data_points_of_which_one_of_all_data_is_drawn() -> None:
+    def model(x: Tensor) -> None:
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(a, 1.0)), 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.5 * x, 0.7))
+        pyro.sample("a", dist.Normal(z.mean(), 0.3))
+
+    ours, pyros = ([elbo.loss(model, guide, X) for _ in range(1000)] for elbo in (bdl.MeanFieldELBO(), Trace_ELBO()))
+    means_agree(torch.tensor(ours), torch.tensor(pyros))
+
+
 def test_sites_of_a_mean_field_guide_keep_their_closed_form_in_any_order() -> None:
     """The model draws the weights of the upper decoder first, the guide those of the lower; no KL varies."""
     decoder = [bdl.BayesianModule(nn.Linear(d, n), name=f"net{d}") for d, n in ((2, 3), (1, 4))]

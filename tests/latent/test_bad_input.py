@@ -49,10 +49,10 @@ MADE: dict[str, Case] = {
     "no network": (lambda: vae(lambda x: x, linear(2, 4), 2), "encoder: expected a network .* got function"),
     "another gradient": (lambda: vae(gradient="reinforce"), "score-function.* got 'reinforce'"),
     "a baseline without score function": (lambda: vae(baseline=linear(4, 1)), "got 'reparameterised' with a baseline"),
-    "one class": (lambda: m2(classes=1), "at least 2 and 1, got 1 and 2"),
-    "latent_size 0 of M2": (lambda: m2(latent_size=0), "got 3 and 0"),
-    "latent_size 2.5 of M2": (lambda: m2(latent_size=2.5), "at least 2 and 1, got 3 and 2.5"),
-    "3.0 classes": (lambda: m2(classes=3.0), "at least 2 and 1, got 3.0 and 2"),
+    "one class": (lambda: m2(classes=1), "classes: expected at least 2, got 1"),
+    "latent_size 0 of M2": (lambda: m2(latent_size=0), "latent_size: expected at least 1, got 0"),
+    "latent_size 2.5 of M2": (lambda: m2(latent_size=2.5), "latent_size: expected an integer, got 2.5"),
+    "3.0 classes": (lambda: m2(classes=3.0), "classes: expected an integer, got 3.0"),
     "an infinite probability": (
         lambda: m2(class_probabilities=torch.tensor([1.0, math.inf, 1.0])),
         "3 positive numbers",
@@ -62,14 +62,14 @@ MADE: dict[str, Case] = {
     "a Bayesian classifier": (lambda: m2(classifier=bdl.BayesianModule(linear(4, 3))), "got a BayesianModule"),
     "alpha below 0": (
         lambda: bdl.SemiSupervisedPair(m2(), alpha=-0.1),
-        "alpha: expected a finite number, not negative",
+        "alpha: expected a finite number, 0 or more",
     ),
     "alpha nan": (lambda: bdl.SemiSupervisedPair(m2(), alpha=math.nan), "alpha: expected a finite number"),
-    "size 0": (lambda: vae(size=0), "size: expected at least 1 data point, got 0"),
-    "size -1 of M2": (lambda: m2(size=-1), "size: expected at least 1 data point, got -1"),
-    "size 2.5": (lambda: vae(size=2.5), "size: expected at least 1 data point, got 2.5"),
-    "2.5 labelled data": (lambda: bdl.SemiSupervisedPair(m2(), size=2.5), "at least 1 labelled data point, got 2.5"),
-    "no labelled data at all": (lambda: bdl.SemiSupervisedPair(m2(), size=0), "at least 1 labelled data point, got 0"),
+    "size 0": (lambda: vae(size=0), "size: expected at least 1, got 0"),
+    "size -1 of M2": (lambda: m2(size=-1), "size: expected at least 1, got -1"),
+    "size 2.5": (lambda: vae(size=2.5), "size: expected an integer, got 2.5"),
+    "2.5 labelled data": (lambda: bdl.SemiSupervisedPair(m2(), size=2.5), "size: expected an integer, got 2.5"),
+    "no labelled data at all": (lambda: bdl.SemiSupervisedPair(m2(), size=0), "size: expected at least 1, got 0"),
 }
 
 

@@ -47,6 +47,28 @@ def test_collapsed_layers_are_told() -> None:
         bdl.fit_svi(vae.model, vae.guide, X, epochs=1, optimizer=lambda p: torch.optim.SGD(p, lr=0.0), progress=False)
 
 
+def test_one_number_of_many_that_is_used_is_enough() -> None:
+    """Warnings are errors here: 3 nats of the first of 600, and nothing of the others."""
+    size, scale = 300, math.exp(-3.0)
+    first = torch.eye(size, 1).double()
+    bottom, top = nn.Linear(1, 2 * size).double(), nn.Linear(size, 2 * size).double()
+    for net in (bottom, top):
+        nn.init.zeros_(net.weight)
+        nn.init.zeros_(net.bias)
+    with torch.no_grad():
+        bottom.weight[:size] = first
+        bottom.bias[size] = 2 * math.log(scale)
+    decoder = [nn.Linear(size, 1, bias=False).double(), nn.Linear(size, 2 * size).double()]
+    for net in decoder:
+        for parameter in net.parameters():
+            nn.init.zeros_(parameter)
+    with torch.no_grad():
+        decoder[0].weight[:] = first.T
+    vae = bdl.VariationalAutoencoder([bottom, top], decoder, [size, size], likelihood=Gaussian(scale))
+    x = torch.randn(200, 1).double()
+    bdl.fit_svi(vae.model, vae.guide, x, epochs=1, optimizer=lambda p: torch.optim.SGD(p, lr=0.0), progress=False)
+
+
 def test_layers_that_say_something_are_not_called_collapsed() -> None:
     """Warnings are errors here."""
     layers = hierarchical()
