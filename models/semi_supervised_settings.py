@@ -62,8 +62,8 @@ class Options:
     """seeds the labelled subset, the networks' initial values, the order of the data and all noise"""
     evaluate: Literal["test", "validation"] = "test"
     """the part that the table is about; both stay out of training"""
-    alpha: float = 0.1
-    """the weight of classification, in units of all data points"""
+    alpha: float | None = None
+    """the weight of classification, in units of all data points; default by data set, variant and classifier"""
     labelled_batch_size: int = 100
     """labelled images beside them"""
     checkpoint: Path | None = None
@@ -86,7 +86,9 @@ M2: dict[tuple[str, Variant, Classifier], Fit] = {
     ("digits", "m1+m2", "dense"): Fit(150, (200,), 50, 3e-3, 200, kl_warmup=0.1),
     ("digits", "m1+m2", "convolutional"): Fit(150, (200,), 50, 2e-3, 200, kl_warmup=0.1),
     ("mnist", "m2", "dense"): Fit(60, (500,), 50, 1e-3, 200, kl_warmup=0.1),
-    ("mnist", "m2", "convolutional"): Fit(30, (200,), 50, 2e-3, 200, kl_warmup=0),
+    ("mnist", "m2", "convolutional"): Fit(15, (200,), 50, 2e-3, 200, kl_warmup=0),
     ("mnist", "m1+m2", "dense"): Fit(250, (300,), 8, 3e-3, 200, kl_warmup=0.1),
     ("mnist", "m1+m2", "convolutional"): Fit(30, (300,), 8, 2e-3, 200, kl_warmup=0),
 }
+
+ALPHA = {("mnist", "m2", "convolutional"): 2.0}  # else 0.1, that of the paper

@@ -22,7 +22,7 @@ from models.latent_networks import begin_at, convolutional_encoder, dense, summe
 from models.published import SEMI_SUPERVISED
 from models.recipes import with_given
 from models.schedules import falling, warmup_epochs
-from models.semi_supervised_settings import M1, M2, Fit, Options
+from models.semi_supervised_settings import ALPHA, M1, M2, Fit, Options
 from models.tables import report
 from pyro_bdl.errors import InputError
 
@@ -56,6 +56,13 @@ class Problem:
         """How m2 is, of the images or of m1's latent variables."""
         options = self.options
         return with_given(M2[options.data, options.variant, options.classifier], options.m2)
+
+    @property
+    def alpha(self) -> float:
+        """The weight of classification."""
+        options = self.options
+        default = ALPHA.get((options.data, options.variant, options.classifier), 0.1)
+        return default if options.alpha is None else options.alpha
 
     @classmethod
     def load(cls, options: Options) -> "Problem":
@@ -119,12 +126,12 @@ def fit_m2(problem: Problem, vae: bdl.SemiSupervisedVAE, x: Tensor, x_labelled: 
     """Fit m2 to all inputs beside the labelled ones."""
     options, how = problem.options, problem.m2
     convolutional = options.classifier == "convolutional"
-    pair = bdl.SemiSupervisedPair(vae, size=len(x_labelled), alpha=options.alpha)
+    pair = bdl.SemiSupervisedPair(vae, size=len(x_labelled), alpha=problem.alpha)
     data = bdl.data.BesideLabelled(
         x, x_labelled, problem.y, batch_size=how.batch_size, labelled_batch_size=options.labelled_batch_size,
         draw=draw, images=(problem.x, problem.x_labelled) if convolutional else None, show=distorted,
     )  # fmt: skip
-    return fit(problem, how, pair, data, f"{options.variant}-{options.classifier}-{options.labels}-{options.alpha}")
+    return fit(problem, how, pair, data, f"{options.variant}-{options.classifier}-{options.labels}-{problem.alpha}")
 
 
 def run_m1(problem: Problem) -> tuple[Tensor, dict[str, Any]]:
@@ -192,7 +199,7 @@ def run(options: Options) -> list[dict[str, Any]]:
     console = Console(width=120)
     report(
         [row, *published], title=f"{options.data}, {options.evaluate}", name="semi_supervised_vae", out=options.out,
-        settings=asdict(options), console=console,
+        settings=asdict(options) | {"alpha": problem.alpha}, console=console,
     )  # fmt: skip
     for name in found.keys() & {"m1", "m2"}:
         save_file(found[name].state_dict(), options.out / f"{name}.safetensors")
