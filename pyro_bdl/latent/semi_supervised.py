@@ -149,6 +149,7 @@ class SemiSupervisedVAE(nn.Module):
     @torch.no_grad()
     def style(self, x: Tensor, y: Tensor) -> dist.TorchDistribution:
         """q(z | x, y), a normal with event shape (D,)."""
+        check_labels(y, self.classes)
         return normal_of(self._encoded(x, y), self.latent_size, "the encoder")
 
     @torch.no_grad()
@@ -167,14 +168,14 @@ class SemiSupervisedVAE(nn.Module):
             InputError: labels that are not integers in [0, C).
         """
         check_labels(y, self.classes)
-        return F.one_hot(y.long(), self.classes).to(self.log_probabilities)
+        return self._indicators(y)
 
     def code(self, rows: int, y: Tensor | None, prefix: str = "") -> Code:
         """Class and style of `rows` data points, sampled from their priors within the plate that is open."""
         prior = dist.Categorical(logits=self.log_probabilities)
         label = pyro.sample(f"{prefix}y", prior) if y is None else observe(f"{prefix}y", prior.expand([rows]), y)
         style = pyro.sample(f"{prefix}z", standard_normal(rows, self.latent_size, self.log_probabilities))
-        return Code(style, self.one_hot(label))
+        return Code(style, self._indicators(label))
 
     def decoded(self, *codes: Code) -> list[Tensor]:
         """What the decoder puts out for each group of codes; in one call if its weights are random, and drawn once."""
@@ -209,7 +210,11 @@ class SemiSupervisedVAE(nn.Module):
         return data_plate(len(x), self.size)
 
     def _encoded(self, x: Tensor, y: Tensor) -> Tensor:
-        return run(self.encoder, x, self.one_hot(y), ranks=[x.dim() - 1, 1])
+        return run(self.encoder, x, self._indicators(y), ranks=[x.dim() - 1, 1])
+
+    def _indicators(self, y: Tensor) -> Tensor:
+        """One-hot classes, without a look at them: those of a fit were checked, or are enumerated."""
+        return F.one_hot(y.long(), self.classes).to(self.log_probabilities)
 
     def logits(self, shown: Tensor) -> Tensor:
         """Of the classes, by x (B, \\*shape) or what is shown of it, (B, ...).
